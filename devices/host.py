@@ -1,0 +1,176 @@
+"""Profile bundles on this machine: every runnable artifact and the PyTorch reference, interleaved in one session."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from devices import memory, protocol
+from devices.host_runtimes import RUNTIMES, Runtime
+from devices.records import Device, Latency, ProfileRecord
+from toolkit.bundle import REFERENCE, SAMPLE, Manifest, open_bundle, versions
+from toolkit.errors import DeviceError, UserError
+from toolkit.files import sha256, size_bytes
+from toolkit.parity import Execution, Parity, Tolerance, compare
+from toolkit.progress import Tracker, track
+
+REFERENCE_TARGET = "reference"
+REFERENCE_TOLERANCE = Tolerance(max_share=1e-4)
+
+
+@dataclass
+class Candidate:
+    """One thing to time, loaded."""
+
+    bundle: Path
+    manifest: Manifest
+    target: str
+    path: Path
+    kind: str
+    runtime: Runtime
+    load_ms: float
+    first_ms: float
+    parity: Parity
+
+
+def profile_host(
+    bundles: Sequence[Path], *, iterations: int = 20, threads: int | None = None, operators: bool = True
+) -> list[ProfileRecord]:
+    """Time every artifact of `bundles` that this host can run, and each bundle's PyTorch reference.
+
+    Raises `CheckFailed` on a changed bundle, `DeviceError` where a runtime fails or an output is wrong.
+    """
+    if iterations < 1:
+        raise UserError(f"--iterations {iterations}: at least 1")
+    threads = threads or available_cores()
+    manifests = [(bundle, open_bundle(bundle)) for bundle in bundles]
+    plans = [(b, m, target, path) for b, m in manifests for target, path in _runnable(b, m)]
+    total = len(plans) * (3 + int(operators)) + iterations
+    with track("profile", total) as progress:
+        candidates = []
+        for number, (bundle, manifest, target, path) in enumerate(plans):
+            progress.update(number, f"load {target} of {manifest.model.role}")
+            candidates.append(_load(bundle, manifest, target, path, threads))
+        done = len(plans)
+        timings = []
+        for candidate in candidates:
+            timings.append(protocol.warm_up(candidate.runtime))
+            done += 1
+            progress.update(done, "warm-up")
+        calls = [candidate.runtime for candidate in candidates]
+        protocol.interleave(calls, timings, iterations, lambda n: progress.update(done + n, f"round {n}/{iterations}"))
+        return _records(candidates, timings, threads, operators, progress, done + iterations)
+
+
+def available_cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_host() -> Device:
+    """This machine, as far as it tells."""
+    clock = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    temperatures = [reading.current for readings in sensors.values() for reading in readings]
+    return Device(
+        kind="host",
+        name=platform.node(),
+        model=_processor(),
+        system=f"{platform.system()} {platform.release()}",
+        cores=available_cores(),
+        memory_bytes=psutil.virtual_memory().total,
+        clock_mhz=round(clock.current, 1) if clock else None,
+        temperature_c=max(temperatures) if temperatures else None,
+    )
+
+
+def _runnable(bundle: Path, manifest: Manifest) -> list[tuple[str, Path]]:
+    found = [(a.target, bundle / a.path) for a in manifest.artifacts if a.target.split("-")[0] in RUNTIMES]
+    return [(REFERENCE_TARGET, bundle / REFERENCE), *found]
+
+
+def _load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: int) -> Candidate:
+    """Load, run once, and compare with the sample: what is wrong is not worth timing."""
+    kind = target.split("-")[0]
+    with np.load(bundle / SAMPLE) as sample:
+        latent, expected = sample["latent"], sample["frames"]
+    loaded: list[Runtime] = []
+    try:
+        load_ms = protocol.timed(lambda: loaded.append(RUNTIMES[kind](path, latent, threads)))
+        outputs: list[np.ndarray] = []
+        first_ms = protocol.timed(lambda: outputs.append(loaded[0]()))
+    except RuntimeError as error:
+        raise DeviceError(f"{path}: {kind} could not run it ({' '.join(str(error).split())[:200]})") from error
+    tolerance = REFERENCE_TOLERANCE if target == REFERENCE_TARGET else manifest.artifact(target).parity.tolerance
+    parity = compare(Execution(outputs, "executed", loaded[0].name), [expected], tolerance)
+    if not parity.passed:
+        raise DeviceError(f"{path}: wrong output on this machine ({parity}); it was not timed")
+    return Candidate(bundle, manifest, target, path, kind, loaded[0], load_ms, first_ms, parity)
+
+
+def _records(
+    candidates: list[Candidate],
+    timings: list[protocol.Timing],
+    threads: int,
+    operators: bool,
+    progress: Tracker,
+    done: int,
+) -> list[ProfileRecord]:
+    session, created = uuid.uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds")
+    device = describe_host()
+    records = []
+    for candidate, timing in zip(candidates, timings, strict=True):
+        progress.update(done, f"memory of {candidate.target}")
+        peak = memory.measure(candidate.kind, candidate.path, candidate.bundle / SAMPLE, threads)
+        done += 1
+        rows = []
+        if operators:
+            progress.update(done, f"operators of {candidate.target}")
+            rows = candidate.runtime.operators()
+            done += 1
+        records.append(
+            ProfileRecord(
+                protocol_version=protocol.VERSION,
+                session=session,
+                created=created,
+                bundle=candidate.manifest.name,
+                role=candidate.manifest.model.role,
+                target=candidate.target,
+                artifact_sha256=sha256(candidate.path),
+                artifact_bytes=size_bytes(candidate.path),
+                device=device,
+                runtime=candidate.runtime.name,
+                threads=threads,
+                versions=versions(),
+                obtained="measured",
+                latency=Latency(
+                    load_ms=candidate.load_ms,
+                    first_ms=candidate.first_ms,
+                    warmup_ms=timing.warmup_ms,
+                    steady=timing.steady,
+                    iterations_ms=timing.iterations_ms,
+                ),
+                memory=peak,
+                operators=rows,
+                parity=candidate.parity,
+            )
+        )
+    progress.update(done, "done")
+    return records
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,206 @@
+"""The runtimes of this host behind one interface: load an artifact, call it, ask it for its operators' times."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from devices.records import OperatorTime
+from toolkit.errors import DeviceError
+from toolkit.quiet import native_stderr_hidden
+
+OPERATOR_RUNS = 5
+
+
+class Runtime(Protocol):
+    """One loaded artifact. Calling it runs it once on the input it was loaded with, and gives frames."""
+
+    name: str
+
+    def __call__(self) -> np.ndarray: ...
+    def operators(self) -> list[OperatorTime]: ...
+
+
+class OnnxRuntime:
+    """A session of ONNX Runtime's CPU provider."""
+
+    def __init__(self, path: Path, latent: np.ndarray, threads: int, profile_prefix: Path | None = None) -> None:
+        import onnxruntime
+
+        self.name = f"ONNX Runtime {onnxruntime.__version__}"
+        self._arguments = (path, latent, threads)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        if profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_prefix)
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._feed = {self.session.get_inputs()[0].name: latent}
+
+    def __call__(self) -> np.ndarray:
+        return np.asarray(self.session.run(None, self._feed)[0])
+
+    def operators(self) -> list[OperatorTime]:
+        """Operator kinds by the profile of a second session, the first run left out."""
+        with tempfile.TemporaryDirectory() as folder:
+            profiled = OnnxRuntime(*self._arguments, profile_prefix=Path(folder) / "profile")
+            for _ in range(OPERATOR_RUNS + 1):
+                profiled()
+            events = json.loads(Path(profiled.session.end_profiling()).read_text(encoding="utf-8"))
+        return read_onnxruntime_profile(events)
+
+
+class ExecuTorch:
+    """A program in the ExecuTorch runtime, with its thread pool set to `threads`."""
+
+    def __init__(self, path: Path, latent: np.ndarray, threads: int) -> None:
+        import torch
+        from executorch.extension.pybindings import portable_lib
+
+        self.name = f"ExecuTorch {version('executorch')}"
+        self._path = path
+        with native_stderr_hidden():
+            portable_lib._unsafe_reset_threadpool(threads)
+            self._module = portable_lib._load_for_executorch(str(path))
+        self._inputs = [torch.from_numpy(latent)]
+
+    def __call__(self) -> np.ndarray:
+        return np.asarray(self._module.run_method("forward", self._inputs)[0].numpy())
+
+    def operators(self) -> list[OperatorTime]:
+        """Delegate steps and kernels by ETDump, the first run left out."""
+        from executorch.devtools import Inspector
+        from executorch.extension.pybindings import portable_lib
+
+        with tempfile.TemporaryDirectory() as folder, native_stderr_hidden():
+            dump = Path(folder) / "etdump.etdp"
+            module = portable_lib._load_for_executorch(str(self._path), enable_etdump=True)
+            for _ in range(OPERATOR_RUNS + 1):
+                module.run_method("forward", self._inputs)
+            module.write_etdump_result_to_file(str(dump), str(Path(folder) / "debug.bin"))
+            if not dump.is_file():
+                raise DeviceError("ExecuTorch wrote no ETDump: this build has no event tracer; use executorch 1.5.1")
+            inspector = Inspector(etdump_path=str(dump))
+            events = [
+                (event.name, [float(ms) for ms in event.perf_data.raw])
+                for block in inspector.event_blocks
+                if block.name == "Execute"
+                for event in block.events
+                if event.perf_data is not None
+            ]
+        return read_etdump_events(events)
+
+
+class PyTorch:
+    """The bundle's `reference.pt2` in eager PyTorch; takes and gives videos inside, frames outside."""
+
+    def __init__(self, path: Path, latent: np.ndarray, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.name = f"PyTorch {torch.__version__}"
+        self._torch = torch
+        self._module = torch.export.load(path).module()
+        self._video = torch.from_numpy(latent).transpose(0, 1)[None].contiguous()
+
+    def __call__(self) -> np.ndarray:
+        with self._torch.no_grad():
+            return np.asarray(self._module(self._video)[0].transpose(0, 1).numpy())
+
+    def operators(self) -> list[OperatorTime]:
+        """Kernels by torch's own profiler."""
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for _ in range(OPERATOR_RUNS):
+                self()
+        rows = [
+            OperatorTime(
+                name=event.key,
+                kind=event.key,
+                unit="CPU",
+                ms=event.self_cpu_time_total / 1e3 / OPERATOR_RUNS,
+                calls=event.count // OPERATOR_RUNS,
+                obtained="measured",
+            )
+            for event in profiler.key_averages()
+        ]
+        return _slowest(rows)
+
+
+Loader = Callable[[Path, np.ndarray, int], Runtime]
+
+#: Which runtime runs a target on the host, by the target's first word. PyTorch runs `reference`.
+RUNTIMES: dict[str, Loader] = {"onnx": OnnxRuntime, "executorch": ExecuTorch, "reference": PyTorch}
+
+
+def read_onnxruntime_profile(events: list[dict[str, object]]) -> list[OperatorTime]:
+    """Mean ms an inference by operator kind, from the events of an ONNX Runtime profile; its first run is dropped."""
+    runs = [e for e in events if e.get("cat") == "Session" and e.get("name") == "model_run"]
+    first_end = min((_number(e["ts"]) + _number(e["dur"]) for e in runs), default=0.0)
+    counted = max(1, len(runs) - 1)
+    total: defaultdict[tuple[str, str], float] = defaultdict(float)
+    calls: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for event in events:
+        if event.get("cat") != "Node" or not str(event.get("name")).endswith("_kernel_time"):
+            continue
+        if len(runs) > 1 and _number(event["ts"]) < first_end:
+            continue
+        arguments = event["args"]
+        assert isinstance(arguments, dict)
+        key = (str(arguments["op_name"]), str(arguments.get("provider", "")).removesuffix("ExecutionProvider"))
+        total[key] += _number(event["dur"]) / 1e3
+        calls[key] += 1
+    rows = [
+        OperatorTime(
+            name=kind, kind=kind, unit=unit, ms=ms / counted, calls=calls[kind, unit] // counted, obtained="measured"
+        )
+        for (kind, unit), ms in total.items()
+    ]
+    return _slowest(rows)
+
+
+def read_etdump_events(events: list[tuple[str, list[float]]]) -> list[OperatorTime]:
+    """Mean ms an inference by kind of step, from ETDump's events; each event's first run is dropped.
+
+    XNNPACK names a step like "Convolution (NHWC, F32) IGEMM #1"; steps of one kind are added up.
+    """
+    wholes = {"Method::execute", "DELEGATE_CALL", "OPERATOR_CALL"}
+    total: defaultdict[str, float] = defaultdict(float)
+    calls: defaultdict[str, int] = defaultdict(int)
+    for name, raw in events:
+        if name in wholes or not raw:
+            continue
+        counted = raw[1:] or raw
+        kind = name.split(" #")[0]
+        total[kind] += sum(counted) / len(counted)
+        calls[kind] += 1
+    rows = [
+        OperatorTime(
+            name=kind,
+            kind=kind,
+            unit="portable CPU" if kind.startswith("native_call") else "XNNPACK",
+            ms=ms,
+            calls=calls[kind],
+            obtained="measured",
+        )
+        for kind, ms in total.items()
+    ]
+    return _slowest(rows)
+
+
+def _slowest(rows: list[OperatorTime]) -> list[OperatorTime]:
+    return sorted(rows, key=lambda row: -row.ms)
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, int | float)
+    return float(value)

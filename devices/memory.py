@@ -1,0 +1,81 @@
+"""The memory pass: `python -m devices.memory RUNTIME ARTIFACT SAMPLE THREADS` in a process of its own.
+
+Prints one JSON line. The peak is taken after the runtime was imported and the input read, so that it speaks of the
+model: on Linux the high-water mark is reset at that point; elsewhere the process's own peak is all there is.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from devices.records import Memory
+from toolkit.errors import DeviceError
+
+RUNS = 2
+TIMEOUT_S = 300
+
+
+def measure(runtime: str, artifact: Path, sample: Path, threads: int) -> Memory:
+    """Peak memory of loading and running `artifact`; raises `DeviceError` if the child fails."""
+    command = [sys.executable, "-m", "devices.memory", runtime, str(artifact), str(sample), str(threads)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(f"{artifact}: the memory pass did not end within {TIMEOUT_S} s") from error
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DeviceError(f"{artifact}: the memory pass failed ({last})")
+    return Memory.model_validate(json.loads(result.stdout.strip().splitlines()[-1]))
+
+
+def main(runtime: str, artifact: str, sample: str, threads: str) -> None:
+    import numpy as np
+
+    from devices.host_runtimes import RUNTIMES
+
+    _import_runtime(runtime)
+    with np.load(sample) as arrays:
+        latent = arrays["latent"]
+    reset = _reset_peak()
+    baseline = _status_bytes("VmRSS") if reset else _peak_of_process()
+    loaded = RUNTIMES[runtime](Path(artifact), latent, int(threads))
+    for _ in range(RUNS):
+        loaded()
+    peak = _status_bytes("VmHWM") if reset else _peak_of_process()
+    print(Memory(baseline_bytes=baseline, peak_bytes=peak).model_dump_json())
+
+
+def _import_runtime(runtime: str) -> None:
+    if runtime == "onnx":
+        import onnxruntime  # noqa: F401
+    elif runtime == "executorch":
+        from executorch.extension.pybindings import portable_lib  # noqa: F401
+    else:
+        import torch  # noqa: F401
+
+
+def _reset_peak() -> bool:
+    """Set the high-water mark back to what is resident now; False where the system has no such thing."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _status_bytes(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
+
+
+def _peak_of_process() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,143 @@
+"""One self-contained HTML page from runs, bundles and profile records. `report` collects; the template lays out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from devices import protocol, report_figures, store
+from devices.records import ProfileRecord
+from toolkit import __version__
+from toolkit.bundle import MANIFEST, Manifest, read_manifest
+from toolkit.errors import UserError
+from toolkit.files import write_atomic
+from toolkit.schema import read_yaml
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the page shows of a run directory."""
+
+    path: Path
+    name: str
+    recipe: dict[str, Any]
+    evaluation: dict[str, Any]
+    rows: list[dict[str, float]]
+
+
+@dataclass
+class Sources:
+    """Everything that was given, sorted by kind."""
+
+    runs: list[Run] = field(default_factory=list)
+    bundles: list[Manifest] = field(default_factory=list)
+    records: list[ProfileRecord] = field(default_factory=list)
+
+
+def report(paths: Sequence[Path], output: Path) -> Path:
+    """Write the page `output` about run directories, bundles and files of profile records, in any mixture.
+
+    Raises `UserError` where a path is none of these.
+    """
+    sources = collect(paths)
+    environment = Environment(
+        loader=PackageLoader("devices", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"mega": lambda n: f"{n / 1e6:.2f}", "thousands": lambda n: f"{n:,}"}
+    run = sources.runs[0] if sources.runs else None
+    sessions = _sessions(sources.records)
+    page = environment.get_template("report.html.j2").render(
+        title=run.name if run else (sources.bundles[0].name if sources.bundles else "Profile"),
+        version=__version__,
+        runs=sources.runs,
+        bundles=sources.bundles,
+        sessions=sessions,
+        tiles=tiles(sources),
+        strips={r.name: report_figures.strips(r.path / "samples.safetensors") for r in sources.runs},
+        training={r.name: Markup(report_figures.training(r.rows)) for r in sources.runs},  # noqa: S704
+        latency=[Markup(report_figures.latency(records)) for records in sessions],  # noqa: S704
+        memory=[Markup(report_figures.memory(records)) for records in sessions],  # noqa: S704
+        speedups=[speedups(records) for records in sessions],
+        plotly=Markup(report_figures.plotly_script()),  # noqa: S704
+        protocol=(protocol.__doc__ or "").strip(),
+    )
+    write_atomic(output, page)
+    return output
+
+
+def collect(paths: Sequence[Path]) -> Sources:
+    """Sort the given paths by what they are."""
+    found = Sources()
+    for path in paths:
+        if (path / MANIFEST).is_file():
+            found.bundles.append(read_manifest(path))
+        elif (path / "recipe.yaml").is_file():
+            found.runs.append(read_run(path))
+        elif path.suffix == ".json" and path.is_file():
+            found.records += store.read_json(path)
+        else:
+            raise UserError(f"{path}: no run directory, bundle or .json file of profile records")
+    return found
+
+
+def read_run(path: Path) -> Run:
+    """A finished run; raises `UserError` where it was not finished."""
+    try:
+        evaluation = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))
+        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the run is not finished; go on with `handheld distill ... --resume`") from error
+    recipe = read_yaml(path / "recipe.yaml")
+    return Run(path, str(recipe["name"]), recipe, evaluation, rows)
+
+
+def speedups(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:
+    """Teacher's p50 over student's, for each runtime that timed both in one session."""
+    by_key = {(r.role, r.runtime): r.latency for r in records}
+    runtimes = dict.fromkeys(r.runtime for r in records)
+    return [
+        {"runtime": name, "ratio": by_key["teacher", name].p50 / by_key["student", name].p50}
+        for name in runtimes
+        if ("teacher", name) in by_key and ("student", name) in by_key
+    ]
+
+
+def tiles(sources: Sources) -> list[dict[str, str]]:
+    """The headline figures that the sources allow, each with what it means and how it was obtained."""
+    found = []
+    for run in sources.runs[:1]:
+        student, teacher = run.evaluation["student"], run.evaluation["teacher"]
+        if teacher:
+            share = run.evaluation["student_params"] / run.evaluation["teacher_params"]
+            kept = student["psnr_db"] / teacher["psnr_db"]
+            found.append({"value": f"{share:.1%}", "label": "of the teacher decoder's parameters"})
+            note = f"{student['psnr_db']:.2f} of {teacher['psnr_db']:.2f} dB on {run.evaluation['frames']} held-out frames"
+            found.append({"value": f"{kept:.1%}", "label": "of the teacher's PSNR", "note": note})
+    for records in _sessions(sources.records)[:1]:
+        for entry in speedups(records):
+            if entry["runtime"].startswith("ONNX"):
+                note = f"{records[0].obtained}, p50, {records[0].threads} threads, one session"
+                label = "faster than the teacher's decoder in ONNX Runtime"
+                found.append({"value": f"{entry['ratio']:.1f}x", "label": label, "note": note})
+    for manifest in [m for m in sources.bundles if m.model.role == "student"][:1]:
+        proved = [a for a in manifest.artifacts if a.parity.passed]
+        note = "; ".join(f"{a.target} {a.parity.how}" for a in proved)
+        label = "artifacts proved equal to PyTorch"
+        found.append({"value": f"{len(proved)} of {len(manifest.artifacts)}", "label": label, "note": note})
+    return found
+
+
+def _sessions(records: Sequence[ProfileRecord]) -> list[list[ProfileRecord]]:
+    """Records by session: only within one may figures be compared."""
+    order = dict.fromkeys(record.session for record in records)
+    return [[r for r in records if r.session == session] for session in order]

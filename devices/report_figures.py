@@ -1,0 +1,170 @@
+"""The report's pictures and plots, as strings that need no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import plotly.graph_objects as go
+import plotly.offline
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from devices.records import ProfileRecord
+from toolkit.video import to_frames
+
+COLUMNS = ("truth", "teacher", "student")
+COLOURS = {"teacher": "#9aa5b1", "student": "#2f6fed"}
+INK, GRID = "#1f2933", "#e4e7eb"
+FRAMES_SHOWN = (0.0, 0.5)
+DETAIL = 96
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One held-out frame: a (caption, data URI) for each column, whole and as an enlarged detail."""
+
+    caption: str
+    whole: list[tuple[str, str]]
+    detail: list[tuple[str, str]]
+
+
+def strips(samples: Path) -> list[Strip]:
+    """Truth, teacher and student side by side, from a run's sample tensors; empty where the run kept none."""
+    if not samples.is_file():
+        return []
+    tensors = load_file(samples)
+    found = []
+    for clip in range(sum(key.startswith("latent.") for key in tensors)):
+        videos = [(name, tensors[f"{name}.{clip}"]) for name in COLUMNS if f"{name}.{clip}" in tensors]
+        last = videos[0][1].shape[1] - 1
+        for index in sorted({round(share * last) for share in FRAMES_SHOWN}):
+            frames = [(name, to_frames(video[:, index : index + 1])[0]) for name, video in videos]
+            top, left = _busiest(frames[0][1])
+            found.append(
+                Strip(
+                    caption=f"held-out clip {clip + 1}, frame {index + 1}",
+                    whole=[(name, _jpeg(frame)) for name, frame in frames],
+                    detail=[(name, _png(frame[:, top : top + DETAIL, left : left + DETAIL])) for name, frame in frames],
+                )
+            )
+    return found
+
+
+def training(rows: Sequence[dict[str, float]]) -> str:
+    """Loss and held-out PSNR over steps."""
+    losses = [r for r in rows if "reconstruction" in r]
+    scores = [r for r in rows if "psnr_db" in r]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[r["step"] for r in losses],
+        y=[r["reconstruction"] for r in losses],
+        name="reconstruction loss",
+        line={"color": COLOURS["teacher"], "width": 1.5},
+    )
+    figure.add_scatter(
+        x=[r["step"] for r in scores],
+        y=[r["psnr_db"] for r in scores],
+        name="held-out PSNR",
+        yaxis="y2",
+        mode="lines+markers",
+        line={"color": COLOURS["student"], "width": 2},
+    )
+    figure.update_layout(
+        xaxis={"title": "step"},
+        yaxis={"title": "loss", "type": "log"},
+        yaxis2={"title": "PSNR, dB", "overlaying": "y", "side": "right", "showgrid": False},
+    )
+    return _html(figure, 320)
+
+
+def latency(records: Sequence[ProfileRecord]) -> str:
+    """Every iteration of every candidate, with its quartiles; time on a logarithmic axis."""
+    figure = go.Figure()
+    for record in sorted(records, key=lambda r: -r.latency.p50):
+        figure.add_box(
+            x=record.latency.iterations_ms,
+            name=record.label,
+            orientation="h",
+            boxpoints="all",
+            jitter=0.6,
+            pointpos=0,
+            marker={"size": 5, "opacity": 0.55, "color": COLOURS[record.role]},
+            line={"width": 1.5, "color": COLOURS[record.role]},
+            fillcolor="rgba(0,0,0,0)",
+        )
+    figure.update_layout(showlegend=False, xaxis={"title": "ms a call (logarithmic)", "type": "log", "dtick": "D2"})
+    return _html(figure, 90 + 52 * len(records))
+
+
+def memory(records: Sequence[ProfileRecord]) -> str:
+    """Memory that loading and running added, in a process of its own."""
+    known = sorted((r for r in records if r.memory is not None), key=lambda r: -_added_mb(r))
+    if not known:
+        return ""
+    figure = go.Figure()
+    figure.add_bar(
+        x=[_added_mb(r) for r in known],
+        y=[r.label for r in known],
+        orientation="h",
+        marker={"color": [COLOURS[r.role] for r in known]},
+        text=[f"{_added_mb(r):.0f} MB" for r in known],
+        textposition="auto",
+    )
+    figure.update_layout(xaxis={"title": "MB"}, bargap=0.45)
+    return _html(figure, 90 + 44 * len(known))
+
+
+def plotly_script() -> str:
+    """plotly.js itself, once a page."""
+    return f"<script>{plotly.offline.get_plotlyjs()}</script>"
+
+
+def _added_mb(record: ProfileRecord) -> float:
+    return record.memory.added_bytes / 1e6 if record.memory is not None else 0.0
+
+
+def _html(figure: go.Figure, height: int) -> str:
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 10, "r": 10, "t": 10, "b": 40},
+        font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        legend={"orientation": "h", "y": 1.12},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    figure.update_xaxes(gridcolor=GRID, automargin=True)
+    figure.update_yaxes(gridcolor=GRID, automargin=True)
+    config = {"displayModeBar": False, "responsive": True}
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, config=config))
+
+
+def _busiest(frame: torch.Tensor) -> tuple[int, int]:
+    """The corner of the square with the most contrast: where a decoder's losses show first."""
+    grey = frame.float().mean(0)[None, None]
+    if min(grey.shape[-2:]) <= DETAIL:
+        return 0, 0
+    squares = torch.nn.functional.avg_pool2d(grey.square(), DETAIL, stride=8)
+    means = torch.nn.functional.avg_pool2d(grey, DETAIL, stride=8)
+    variance = (squares - means.square())[0, 0]
+    row, column = divmod(int(variance.argmax()), variance.shape[1])
+    return row * 8, column * 8
+
+
+def _jpeg(frame: torch.Tensor) -> str:
+    return _data_uri(frame, "JPEG", quality=92)
+
+
+def _png(frame: torch.Tensor) -> str:
+    return _data_uri(frame, "PNG")
+
+
+def _data_uri(frame: torch.Tensor, kind: str, **options: int) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()).save(buffer, format=kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

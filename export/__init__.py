@@ -1,0 +1,9 @@
+"""Exact lowering, the exporters, parity and what a bundle is filled with.
+
+`export.export` writes a bundle, `export.verify` checks one again.
+"""
+
+from export.pipeline import export, verify
+from export.sources import Source, from_run
+
+__all__ = ["Source", "export", "from_run", "verify"]

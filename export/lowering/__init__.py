@@ -1,0 +1,5 @@
+"""Exact rewriting of PyTorch video models to graphs whose tensors have rank 4 at most."""
+
+from export.lowering.lower import LoweredModule, LoweringError, TensorSpec, lower
+
+__all__ = ["LoweredModule", "LoweringError", "TensorSpec", "lower"]

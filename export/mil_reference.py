@@ -1,0 +1,308 @@
+"""Evaluate a Core ML ML program on any machine, one MIL operator at a time, to check what was converted.
+
+It checks the program's meaning and the effect of fp16 by rounding every floating-point result to the type that
+the program gives it; it says nothing of Apple's runtime, of placement or of latency. Operators it does not know
+are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import coremltools
+import numpy as np
+import torch
+from coremltools.converters.mil.frontend.milproto.load import load as load_mil
+from coremltools.converters.mil.mil import Function, Operation, Program, Var, types
+from torch.nn import functional as F
+
+from toolkit.errors import CheckFailed
+
+Inputs = dict[str, Any]
+Operator = Callable[[Inputs], torch.Tensor | list[torch.Tensor]]
+
+OPERATORS: dict[str, Operator] = {}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int32": torch.int32, "bool": torch.bool}
+UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "abs": torch.abs,
+    "exp": torch.exp,
+    "identity": torch.Tensor.clone,
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "softplus": F.softplus,
+    "sqrt": torch.sqrt,
+    "square": torch.square,
+    "tanh": torch.tanh,
+}
+BINARY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "add": torch.add,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "mul": torch.mul,
+    "pow": torch.pow,
+    "real_div": torch.div,
+    "sub": torch.sub,
+}
+
+
+def load(package: Path) -> Program:
+    """The MIL program of an `.mlpackage`, as saved."""
+    model = coremltools.models.MLModel(str(package), skip_model_load=True)
+    spec = model.get_spec()
+    program = load_mil(spec, spec.specificationVersion, model.weights_dir)
+    assert isinstance(program, Program)
+    return program
+
+
+def main_function(program: Program) -> Function:
+    """The program's only function."""
+    return next(iter(program.functions.values()))
+
+
+@torch.no_grad()
+def evaluate(program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Outputs of the program as fp32 arrays; raises `CheckFailed` on an operator that is not known here."""
+    function = main_function(program)
+    values: dict[Var, Any] = {}
+    for variable, array in zip(function.inputs.values(), inputs, strict=True):
+        values[variable] = torch.from_numpy(np.asarray(array))
+    for operation in function.operations:
+        if operation.op_type == "const":
+            values[operation.outputs[0]] = operation.val.val
+        elif operation.op_type.startswith("constexpr_"):
+            values[operation.outputs[0]] = operation.materialized_val_inference()
+        else:
+            _execute(operation, values)
+    return [values[output].float().numpy() for output in function.outputs]
+
+
+def operator(*names: str) -> Callable[[Operator], Operator]:
+    """Register the evaluation of MIL operators."""
+
+    def add(function: Operator) -> Operator:
+        OPERATORS.update(dict.fromkeys(names, function))
+        return function
+
+    return add
+
+
+def _execute(operation: Operation, values: dict[Var, Any]) -> None:
+    name = operation.op_type
+    given = {key: _value(item, values) for key, item in operation.inputs.items()}
+    if name in UNARY:
+        result: Any = UNARY[name](_wide(given["x"]))
+    elif name in BINARY:
+        result = BINARY[name](_wide(given["x"]), _wide(given["y"]))
+    elif name in OPERATORS:
+        result = OPERATORS[name](given)
+    else:
+        raise CheckFailed(f"Core ML reference: MIL operator '{name}' is not known, so parity cannot be shown")
+    for variable, tensor in zip(operation.outputs, result if isinstance(result, list) else [result], strict=True):
+        rounded = tensor.to(_dtype(variable))
+        if tuple(rounded.shape) != tuple(variable.shape):
+            raise CheckFailed(f"Core ML reference: {name} '{variable.name}' gave {tuple(rounded.shape)}, not {variable.shape}")
+        values[variable] = rounded
+
+
+def _dtype(variable: Var) -> torch.dtype:
+    return DTYPES[types.builtin_to_string(variable.dtype)]
+
+
+def _value(item: Any, values: dict[Var, Any]) -> Any:
+    if item is None:
+        return None
+    if isinstance(item, list | tuple):
+        return [_value(i, values) for i in item]
+    return values[item] if item in values else item.val
+
+
+def _wide(value: Any) -> torch.Tensor:
+    """A tensor in fp32 where it is fp16: arithmetic is wide, results are rounded."""
+    tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    return tensor.float() if tensor.dtype in (torch.float16, torch.float64) else tensor
+
+
+def _optional(value: Any) -> torch.Tensor | None:
+    return None if value is None else _wide(value)
+
+
+def _ints(value: Any) -> list[int]:
+    return [int(i) for i in np.asarray(value).ravel()]
+
+
+def _axes(given: Inputs) -> list[int]:
+    return _ints(given["axes"])
+
+
+def _conv_padding(given: Inputs, kernel: Sequence[int], size: Sequence[int]) -> list[int]:
+    """(before, after) for each spatial dimension, first to last."""
+    kind = str(given["pad_type"])
+    if kind == "valid":
+        return [0] * (2 * len(kernel))
+    if kind == "custom":
+        return _ints(given["pad"])
+    if kind not in ("same", "same_lower"):
+        raise CheckFailed(f"Core ML reference: convolution padding '{kind}' is not known")
+    padding: list[int] = []
+    for k, s, d, n in zip(kernel, _ints(given["strides"]), _ints(given["dilations"]), size, strict=True):
+        total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        small, large = total // 2, total - total // 2
+        padding += [small, large] if kind == "same" else [large, small]
+    return padding
+
+
+@operator("conv")
+def _conv(given: Inputs) -> torch.Tensor:
+    x, weight = _wide(given["x"]), _wide(given["weight"])
+    spatial = weight.ndim - 2
+    padding = _conv_padding(given, weight.shape[2:], x.shape[2:])
+    pairs = [padding[2 * i : 2 * i + 2] for i in reversed(range(spatial))]
+    padded = F.pad(x, [side for pair in pairs for side in pair])
+    strides, dilations, groups = _ints(given["strides"]), _ints(given["dilations"]), int(given["groups"])
+    functions: list[Any] = [F.conv1d, F.conv2d, F.conv3d]
+    result = functions[spatial - 1](padded, weight, _optional(given.get("bias")), strides, 0, dilations, groups)
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
+@operator("linear")
+def _linear(given: Inputs) -> torch.Tensor:
+    return F.linear(_wide(given["x"]), _wide(given["weight"]), _optional(given.get("bias")))
+
+
+@operator("matmul")
+def _matmul(given: Inputs) -> torch.Tensor:
+    x, y = _wide(given["x"]), _wide(given["y"])
+    x = x.transpose(-1, -2) if given.get("transpose_x") else x
+    return x @ (y.transpose(-1, -2) if given.get("transpose_y") else y)
+
+
+@operator("cast")
+def _cast(given: Inputs) -> torch.Tensor:
+    return torch.as_tensor(given["x"]).to(DTYPES[str(given["dtype"])])
+
+
+@operator("rsqrt")
+def _rsqrt(given: Inputs) -> torch.Tensor:
+    return torch.rsqrt(_wide(given["x"]) + float(given.get("epsilon") or 0))
+
+
+@operator("clip")
+def _clip(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).clamp(float(given["alpha"]), float(given["beta"]))
+
+
+@operator("gelu")
+def _gelu(given: Inputs) -> torch.Tensor:
+    return F.gelu(_wide(given["x"]), approximate="tanh" if "TANH" in str(given["mode"]) else "none")
+
+
+@operator("softmax")
+def _softmax(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).softmax(int(given["axis"]))
+
+
+@operator("reduce_mean")
+def _reduce_mean(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).mean(_axes(given), bool(given.get("keep_dims", False)))
+
+
+@operator("reduce_sum")
+def _reduce_sum(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).sum(_axes(given), bool(given.get("keep_dims", False)))
+
+
+@operator("layer_norm")
+def _layer_norm(given: Inputs) -> torch.Tensor:
+    x, axes = _wide(given["x"]), _axes(given)
+    centred = x - x.mean(axes, keepdim=True)
+    result = centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + float(given["epsilon"]))
+    gamma, beta = _optional(given.get("gamma")), _optional(given.get("beta"))
+    result = result if gamma is None else result * gamma
+    return result if beta is None else result + beta
+
+
+@operator("batch_norm")
+def _batch_norm(given: Inputs) -> torch.Tensor:
+    mean, variance = _wide(given["mean"]), _wide(given["variance"])
+    gamma, beta = _optional(given.get("gamma")), _optional(given.get("beta"))
+    return F.batch_norm(_wide(given["x"]), mean, variance, gamma, beta, eps=float(given["epsilon"]))
+
+
+@operator("reshape")
+def _reshape(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).reshape(_ints(given["shape"]))
+
+
+@operator("transpose")
+def _transpose(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).permute(_ints(given["perm"]))
+
+
+@operator("squeeze")
+def _squeeze(given: Inputs) -> torch.Tensor:
+    x = _wide(given["x"])
+    return x.squeeze() if given.get("axes") is None else x.squeeze(tuple(_axes(given)))
+
+
+@operator("expand_dims")
+def _expand_dims(given: Inputs) -> torch.Tensor:
+    x = _wide(given["x"])
+    for axis in sorted(_axes(given)):
+        x = x.unsqueeze(axis)
+    return x
+
+
+@operator("tile")
+def _tile(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).repeat(_ints(given["reps"]))
+
+
+@operator("concat")
+def _concat(given: Inputs) -> torch.Tensor:
+    return torch.cat([_wide(value) for value in given["values"]], int(given["axis"]))
+
+
+@operator("split")
+def _split(given: Inputs) -> list[torch.Tensor]:
+    x, axis = _wide(given["x"]), int(given["axis"])
+    sizes = given.get("split_sizes")
+    return list(x.chunk(int(given["num_splits"]), axis) if sizes is None else x.split(_ints(sizes), axis))
+
+
+@operator("slice_by_index")
+def _slice_by_index(given: Inputs) -> torch.Tensor:
+    x = _wide(given["x"])
+    begin, end = _ints(given["begin"]), _ints(given["end"])
+    stride = _ints(given["stride"]) if given.get("stride") is not None else [1] * x.ndim
+    masks = {key: list(given[key]) if given.get(key) is not None else [False] * x.ndim for key in _MASKS}
+    index: list[Any] = []
+    for axis in range(x.ndim):
+        if masks["squeeze_mask"][axis]:
+            index.append(begin[axis])
+            continue
+        first = None if masks["begin_mask"][axis] else begin[axis]
+        last = None if masks["end_mask"][axis] else end[axis]
+        index.append(slice(first, last, stride[axis]))
+    return x[tuple(index)]
+
+
+_MASKS = ("begin_mask", "end_mask", "squeeze_mask")
+
+
+@operator("pad")
+def _pad(given: Inputs) -> torch.Tensor:
+    x, pad, mode = _wide(given["x"]), _ints(given["pad"]), str(given["mode"])
+    pairs = [pad[2 * i : 2 * i + 2] for i in reversed(range(len(pad) // 2))]
+    flat = [side for pair in pairs for side in pair]
+    if mode == "constant":
+        return F.pad(x, flat, value=float(given["constant_val"]))
+    return F.pad(x, flat, mode={"replicate": "replicate", "reflect": "reflect"}[mode])
+
+
+@operator("pixel_shuffle")
+def _pixel_shuffle(given: Inputs) -> torch.Tensor:
+    return F.pixel_shuffle(_wide(given["x"]), int(given["upscale_factor"]))

@@ -1,0 +1,17 @@
+"""The README of a bundle: what the model is, how it was proved, and how an app calls it."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from toolkit.bundle import Manifest
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("export", "templates"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown with the artifacts, their parity, and Swift and Kotlin snippets for those that are there."""
+    files = {artifact.target.split("-")[0]: artifact for artifact in manifest.artifacts}
+    return _ENVIRONMENT.get_template("model_card.md.j2").render(m=manifest, files=files)

@@ -1,0 +1,66 @@
+"""ONNX: torch's dynamo exporter writes it, ONNX Runtime runs it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch.export import ExportedProgram
+
+from export.targets import FP32, Target, Written, add_target
+from toolkit.parity import Execution
+
+OPSET = 18  # what torch's exporter writes without a version conversion
+
+
+def convert(program: ExportedProgram, path: Path, names: list[str]) -> Written:
+    """Write `path` as one self-contained ONNX file with input and output `names`."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False)
+    assert exported is not None
+    model = exported.model_proto
+    graph = model.graph
+    for value, name in zip([*graph.input, *graph.output], names, strict=True):
+        _rename(graph, value.name, name)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+    return read(model)
+
+
+def read(model: onnx.ModelProto) -> Written:
+    """Operator counts and the highest rank of any tensor, by ONNX's own shape inference."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = [*graph.value_info, *graph.input, *graph.output]
+    ranks = [len(value.type.tensor_type.shape.dim) for value in values] + [len(t.dims) for t in graph.initializer]
+    return Written(max_rank=max(ranks), operators=dict(Counter(node.op_type for node in graph.node).most_common()))
+
+
+def run(path: Path, inputs: Sequence[np.ndarray]) -> Execution:
+    """Execute the file in ONNX Runtime on the CPU."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feed = {value.name: array for value, array in zip(session.get_inputs(), inputs, strict=True)}
+    outputs = [np.asarray(output) for output in session.run(None, feed)]
+    return Execution(outputs, "executed", f"onnxruntime {onnxruntime.__version__}")
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.name == old:
+            value.name = new
+    for node in graph.node:
+        for field in (node.input, node.output):
+            for index, name in enumerate(field):
+                if name == old:
+                    field[index] = new
+
+
+add_target(Target("onnx-fp32", "model.onnx", FP32, convert, run))

@@ -1,0 +1,81 @@
+"""What can be exported: a PyTorch module with a real example of its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from toolkit import students
+from toolkit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video decoder to export: latent `(1, C, T, h, w)` in, video `(1, 3, T', H, W)` in [-1, 1] out."""
+
+    name: str
+    module: nn.Module
+    latent: torch.Tensor
+    role: Literal["student", "teacher"]
+    class_name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] | None = None
+    recipe: Path | None = None
+
+
+def from_run(run: Path) -> Source:
+    """The student of a run directory; raises `UserError` where the run is not finished."""
+    student = students.load(run)
+    return Source(
+        name=run_name(run),
+        module=student,
+        latent=sample_latent(run),
+        role="student",
+        class_name=f"toolkit.students.{student.kind}",
+        config=student.config.model_dump(mode="json"),
+        quality=read_quality(run),
+        recipe=run / "recipe.yaml",
+    )
+
+
+def run_name(run: Path) -> str:
+    """The recipe's name as the run recorded it."""
+    from toolkit.schema import read_yaml
+
+    recipe = read_yaml(run / "recipe.yaml")
+    return str(recipe["name"])
+
+
+def read_quality(run: Path) -> dict[str, Any] | None:
+    """The held-out scores that the run measured, if it is finished."""
+    import json
+
+    path = run / "evaluation.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def sample_latent(run: Path) -> torch.Tensor:
+    """A held-out latent `(1, C, T, h, w)` of the run; raises `UserError` if the run kept none."""
+    path = run / "samples.safetensors"
+    try:
+        latent: torch.Tensor = load_file(path)["latent.0"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"{path}: no held-out sample to export with; finish the run with `handheld distill`") from error
+    return latent
+
+
+def fit(latent: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """The latent repeated and cropped to (T, h, w): real values at any size."""
+    repeats = [-(-wanted // have) for wanted, have in zip(shape, latent.shape[2:], strict=True)]
+    time, height, width = shape
+    return latent.repeat(1, 1, *repeats)[:, :, :time, :height, :width].contiguous()

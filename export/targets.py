@@ -1,0 +1,69 @@
+"""Named export presets, `BACKEND[-DELEGATE]-PRECISION`: how to write each one, how to run it, how close it must be.
+
+To add a target: a module with a `convert` and a `run` function, and one `@target` line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from torch.export import ExportedProgram
+
+from toolkit.errors import unknown_name
+from toolkit.parity import Execution, Tolerance
+
+FP32 = Tolerance(max_share=1e-4)
+FP16 = Tolerance(min_psnr_db=50)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a converter learned of the artifact it wrote: read off the artifact, not off what it was made from."""
+
+    max_rank: int
+    operators: dict[str, int]
+    delegates: int | None = None
+    delegated_share: float | None = None
+
+
+Convert = Callable[[ExportedProgram, Path, list[str]], Written]
+Run = Callable[[Path, Sequence[np.ndarray]], Execution]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One preset. `convert(program, path, names)` writes the artifact; `run(path, inputs)` gives its outputs."""
+
+    name: str
+    file_name: str
+    tolerance: Tolerance
+    convert: Convert
+    run: Run
+
+
+_TARGETS: dict[str, Target] = {}
+_BACKENDS = ("export.onnx", "export.executorch", "export.coreml")
+
+
+def add_target(target: Target) -> None:
+    """Make a target known by its name."""
+    _TARGETS[target.name] = target
+
+
+def all_targets() -> dict[str, Target]:
+    """Every known target by name."""
+    for backend in _BACKENDS:
+        import_module(backend)
+    return dict(_TARGETS)
+
+
+def find_target(name: str) -> Target:
+    """The target called `name`; raises `UserError` with the known names."""
+    targets = all_targets()
+    if name not in targets:
+        raise unknown_name("target", name, targets)
+    return targets[name]

@@ -1,0 +1,1 @@
+"""Where training and validation samples come from."""

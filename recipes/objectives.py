@@ -1,0 +1,157 @@
+"""Training tasks: one `nn.Module` whose forward takes a video and returns a dict of weighted losses.
+
+The trainer wraps the whole task, so that gradients synchronise across processes whatever the task does inside.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from recipes.alignment import Alignment, tapped
+from recipes.schema import AutoencoderObjective, AutoencoderSpec, ClipsSpec, ObjectiveSpec, Recipe, TurboVAEDSpec
+from recipes.teachers import diffusers_vae
+from recipes.teachers.diffusers_vae import DiffusersVAE
+from toolkit import students
+from toolkit.errors import UserError
+
+PIXEL_LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
+
+Losses = dict[str, torch.Tensor]
+
+
+class Task(nn.Module):
+    """What the trainer needs to know: a student to average and save, losses, and how to reconstruct a video."""
+
+    student: nn.Module
+
+    @abstractmethod
+    def forward(self, video: torch.Tensor) -> Losses:
+        """Weighted losses of a batch `(B, 3, T, H, W)` in [-1, 1]; their sum is minimised."""
+
+    @abstractmethod
+    def latent(self, model: nn.Module, video: torch.Tensor) -> torch.Tensor:
+        """The latent `(B, C, t, h, w)` that `model` is to decode for this video."""
+
+    @abstractmethod
+    def decode(self, model: nn.Module, latent: torch.Tensor) -> torch.Tensor:
+        """The video that `model` (the student or its average) makes of the latent."""
+
+    def trainable_state(self) -> dict[str, torch.Tensor]:
+        """Everything that learns, by name: the student, and heads that only training needs."""
+        learns = {name for name, p in self.named_parameters() if p.requires_grad}
+        buffers = {f"student.{name}" for name, _ in self.student.named_buffers()}
+        return {name: value for name, value in self.state_dict().items() if name in learns | buffers}
+
+
+class AutoencoderTask(Task):
+    """Train a VAE whole: pixels through both halves, and a KL term that keeps latents near unit scale."""
+
+    def __init__(self, vae: DiffusersVAE, objective: AutoencoderObjective) -> None:
+        super().__init__()
+        self.student = vae
+        self.objective = objective
+
+    def forward(self, video: torch.Tensor) -> Losses:
+        assert isinstance(self.student, DiffusersVAE)
+        posterior = self.student.vae.encode(video).latent_dist
+        decoded = self.student.decode(posterior.sample())
+        elements = posterior.mean[0].numel()
+        return {
+            "reconstruction": PIXEL_LOSSES[self.objective.loss](decoded, video),
+            "kl": self.objective.kl * posterior.kl().mean() / elements,
+        }
+
+    def latent(self, model: nn.Module, video: torch.Tensor) -> torch.Tensor:
+        assert isinstance(model, DiffusersVAE)
+        return model.encode(video)
+
+    def decode(self, model: nn.Module, latent: torch.Tensor) -> torch.Tensor:
+        assert isinstance(model, DiffusersVAE)
+        return model.decode(latent)
+
+
+class DistillationTask(Task):
+    """Decoder-only distillation: the frozen teacher encodes, the student learns to decode its latents."""
+
+    def __init__(self, teacher: DiffusersVAE, student: nn.Module, objective: ObjectiveSpec, probe: ClipsSpec) -> None:
+        super().__init__()
+        assert objective.reconstruction is not None
+        self.teacher, self.student = teacher, student
+        self.reconstruction = objective.reconstruction
+        self.pairs = objective.features
+        self.alignment = self._fit_heads(probe) if objective.features else None
+
+    def train(self, mode: bool = True) -> DistillationTask:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, video: torch.Tensor) -> Losses:
+        needs_teacher_video = self.reconstruction.against == "teacher"
+        with torch.no_grad(), tapped(self.teacher.decoder, [p.teacher for p in self.pairs]) as theirs:
+            latent = self.teacher.encode(video)
+            target = self.teacher.decode(latent) if needs_teacher_video or self.pairs else video
+        with tapped(self.student, [p.student for p in self.pairs]) as ours:
+            decoded = self.student(latent)
+        pixel_loss = PIXEL_LOSSES[self.reconstruction.loss](decoded, target if needs_teacher_video else video)
+        losses = {"reconstruction": self.reconstruction.weight * pixel_loss}
+        if self.alignment is not None:
+            losses["features"] = self.alignment(ours, theirs)
+        return losses
+
+    def latent(self, model: nn.Module, video: torch.Tensor) -> torch.Tensor:
+        return self.teacher.encode(video)
+
+    def decode(self, model: nn.Module, latent: torch.Tensor) -> torch.Tensor:
+        video = model(latent)
+        assert isinstance(video, torch.Tensor)
+        return video
+
+    @torch.no_grad()
+    def _fit_heads(self, probe: ClipsSpec) -> Alignment:
+        """Heads sized by one pass over zeros: block widths are facts of the models, not of the recipe."""
+        side = self.teacher.spatial_factor * 4
+        video = torch.zeros(1, 3, probe.frames, side, side)
+        with tapped(self.teacher.decoder, [p.teacher for p in self.pairs]) as theirs:
+            latent = self.teacher.encode(video)
+            self.teacher.decode(latent)
+        with tapped(self.student, [p.student for p in self.pairs]) as ours:
+            self.student(latent)
+        return Alignment(self.pairs, ours, theirs)
+
+
+def build_task(recipe: Recipe) -> Task:
+    """The task that a recipe describes, with its data's shapes checked against the models."""
+    if isinstance(recipe.student, AutoencoderSpec):
+        assert recipe.objective.autoencoder is not None
+        vae = diffusers_vae.build(recipe.student.class_name, recipe.student.config)
+        _check_shapes(vae, recipe)
+        return AutoencoderTask(vae, recipe.objective.autoencoder)
+    assert recipe.teacher is not None
+    teacher = diffusers_vae.load(recipe.teacher)
+    _check_shapes(teacher, recipe)
+    student = _build_student(recipe.student, teacher)
+    return DistillationTask(teacher, student, recipe.objective, recipe.data.train)
+
+
+def _build_student(spec: TurboVAEDSpec, teacher: DiffusersVAE) -> nn.Module:
+    student = students.build(spec.kind, spec.preset, spec.overrides)
+    theirs = (teacher.latent_channels, teacher.temporal_factor, teacher.spatial_factor)
+    ours = (student.config.latent_channels, student.config.temporal_factor, student.config.spatial_factor)
+    if ours != theirs:
+        raise UserError(
+            f"student {spec.kind}:{spec.preset} decodes latents of {ours[0]} channels, {ours[1]}x in time and "
+            f"{ours[2]}x in space; the teacher's have {theirs[0]}, {theirs[1]}x and {theirs[2]}x"
+        )
+    return student
+
+
+def _check_shapes(vae: DiffusersVAE, recipe: Recipe) -> None:
+    for spec in (recipe.data.train, recipe.data.validation):
+        size = spec.size or spec.resize
+        if size is not None:
+            vae.check_video(spec.frames, *size)

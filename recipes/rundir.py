@@ -1,0 +1,103 @@
+"""The run directory: what distillation leaves behind, and the only thing that export needs."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from recipes.schema import Recipe, load_recipe
+from toolkit.errors import UserError
+from toolkit.files import write_atomic
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Reconstruction quality on held-out clips against the true video: PSNR in dB and SSIM, means over frames."""
+
+    psnr_db: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out scores of a run; `teacher` is None where the run trained a teacher itself."""
+
+    clips: int
+    frames: int
+    student: Scores
+    teacher: Scores | None
+    student_params: int
+    teacher_params: int | None
+
+
+class RunDirectory:
+    """Paths and atomic writes of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.sample_tensors = path / "samples.safetensors"
+        self.evaluation = path / "evaluation.json"
+        self.last = path / "checkpoints" / "last.pt"
+        self.best = path / "checkpoints" / "best.pt"
+
+    def open(self, recipe: Recipe, resume: bool) -> None:
+        """Create the run, or check that it may be resumed with this recipe."""
+        text = recipe.to_yaml()
+        if not self.recipe.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise UserError(f"{self.path}: exists and is no run; name another --output")
+            write_atomic(self.recipe, text)
+            return
+        if not resume:
+            raise UserError(f"{self.path}: a run is there already; add --resume to go on, or name another --output")
+        if self.recipe.read_text(encoding="utf-8") != text:
+            raise UserError(f"{self.recipe}: the run was started with another recipe; resume it with that one unchanged")
+
+    def save_checkpoint(self, path: Path, state: dict[str, Any]) -> None:
+        buffer = io.BytesIO()  # torch's own writer turns a full disk into an unreadable RuntimeError
+        torch.save(state, buffer)
+        write_atomic(path, buffer.getvalue())
+
+    def load_checkpoint(self, path: Path) -> dict[str, Any] | None:
+        """The checkpoint, or None if there is none yet; raises `UserError` if it is damaged."""
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError) as error:
+            raise UserError(f"{path}: damaged checkpoint; delete it to start the run anew") from error
+        assert isinstance(state, dict)
+        return state
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop what was logged after `step`: the resumed run will log it again."""
+        if self.metrics.exists():
+            rows = [line for line in self.metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
+            write_atomic(self.metrics, "".join(row + "\n" for row in rows))
+
+    def log(self, row: dict[str, float | int]) -> None:
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save_evaluation(self, evaluation: Evaluation) -> None:
+        write_atomic(self.evaluation, json.dumps(asdict(evaluation), indent=2) + "\n")
+
+    def save_samples(self, tensors: dict[str, torch.Tensor]) -> None:
+        write_atomic(self.sample_tensors, save({k: v.contiguous() for k, v in tensors.items()}))
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The recipe that a run was made with; raises `UserError` where `run` is no run directory."""
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"{run}: no run directory (recipe.yaml is missing); make one with `handheld distill`")
+    return load_recipe(path)

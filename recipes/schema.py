@@ -1,0 +1,231 @@
+"""What a recipe file may say. `load_recipe` reads one, applies `--set a.b=c`, and explains what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from toolkit.errors import UserError, unknown_name
+from toolkit.schema import StrictModel, read_yaml, validate
+
+PACKAGE = Path(__file__).parent
+CATALOG = PACKAGE / "catalog"
+ASSET_PREFIX = "asset:"
+
+Size = tuple[PositiveInt, PositiveInt]
+
+
+class TeacherSpec(StrictModel):
+    """A frozen diffusers video VAE. `weights` is a folder, a hub name, or `asset:NAME` for an embedded one."""
+
+    kind: Literal["diffusers_vae"]
+    class_name: str = Field(alias="class")
+    weights: str
+    subfolder: str | None = None
+
+
+class TurboVAEDSpec(BaseModel):
+    """A Turbo-VAED student: a preset and, as further keys, any field of the student's configuration."""
+
+    model_config = ConfigDict(extra="allow")  # the student's own configuration judges the further keys
+    kind: Literal["turbo_vaed"]
+    preset: str
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class AutoencoderSpec(StrictModel):
+    """A diffusers VAE trained from scratch: how the project makes its own small teachers."""
+
+    kind: Literal["diffusers_vae"]
+    class_name: str = Field(alias="class")
+    config: dict[str, Any]
+
+
+class ClipsSpec(StrictModel):
+    """Windows of `frames` frames from a video file or a folder of them.
+
+    `range` keeps only these frames of each file (start, stop); `resize` scales whole frames (height, width);
+    `size` crops: at random in training, never in validation.
+    """
+
+    kind: Literal["clips"]
+    path: str
+    frames: PositiveInt = 17
+    range: tuple[int, int] | None = None
+    resize: Size | None = None
+    size: Size | None = None
+    flip: bool = True
+
+
+class DataSpec(StrictModel):
+    train: ClipsSpec
+    validation: ClipsSpec
+
+
+class ReconstructionSpec(StrictModel):
+    """Pixel loss of the student against the true video or against the teacher's decoding of it."""
+
+    loss: Literal["l1", "mse"] = "l1"
+    against: Literal["video", "teacher"] = "video"
+    weight: PositiveFloat = 1.0
+
+
+class FeatureSpec(StrictModel):
+    """Mean squared error between a student's and the teacher's block output, through a projection head."""
+
+    student: str
+    teacher: str
+    weight: PositiveFloat = 1.0
+
+
+class AutoencoderObjective(StrictModel):
+    """Reconstruction through both halves of a VAE, with a small pull of the latents to unit scale."""
+
+    loss: Literal["l1", "mse"] = "l1"
+    kl: float = Field(default=1e-6, ge=0)
+
+
+class ObjectiveSpec(StrictModel):
+    reconstruction: ReconstructionSpec | None = None
+    features: list[FeatureSpec] = []
+    autoencoder: AutoencoderObjective | None = None
+
+
+class PhaseSpec(StrictModel):
+    """`steps` optimizer steps; the rate warms up over `warmup` steps and falls along a cosine to `final_lr`."""
+
+    steps: PositiveInt
+    lr: PositiveFloat
+    final_lr: PositiveFloat | None = None
+    warmup: int = Field(default=0, ge=0)
+
+
+class TrainerSpec(StrictModel):
+    """How to train. `precision: auto` takes bf16-mixed where the hardware has it and 32-true elsewhere."""
+
+    batch: PositiveInt = 2
+    accumulate: PositiveInt = 1
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    clip_grad: PositiveFloat | None = 1.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    seed: int = 0
+    validate_every: PositiveInt = 500
+    checkpoint_every: PositiveInt = 500
+    log_every: PositiveInt = 10
+    devices: PositiveInt | Literal["auto"] = "auto"
+
+
+class Recipe(StrictModel):
+    """One recipe file: a teacher, a student, data, an objective, phases and a trainer."""
+
+    name: str
+    description: str = ""
+    teacher: TeacherSpec | None = None
+    student: Annotated[TurboVAEDSpec | AutoencoderSpec, Field(discriminator="kind")]
+    data: DataSpec
+    objective: ObjectiveSpec
+    phases: list[PhaseSpec] = Field(min_length=1)
+    trainer: TrainerSpec = TrainerSpec()
+
+    @model_validator(mode="after")
+    def _objective_fits_models(self) -> Recipe:
+        trains_vae = isinstance(self.student, AutoencoderSpec)
+        if trains_vae != (self.objective.autoencoder is not None):
+            raise ValueError("objective.autoencoder goes with student.kind diffusers_vae, and only with it")
+        if not trains_vae and self.teacher is None:
+            raise ValueError("a student needs a teacher to learn from: add a 'teacher' section")
+        if not trains_vae and self.objective.reconstruction is None:
+            raise ValueError("objective.reconstruction is missing: the student would never see a pixel")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(by_alias=True, mode="json"), sort_keys=False)
+
+
+def asset_path(reference: str) -> Path:
+    """The path that a recipe means: `asset:NAME` lies in the package, anything else on the user's disk."""
+    if not reference.startswith(ASSET_PREFIX):
+        return Path(reference).expanduser()
+    name = reference.removeprefix(ASSET_PREFIX)
+    path = PACKAGE / "assets" / name
+    if not path.exists():
+        raise unknown_name("asset", name, (p.name for p in (PACKAGE / "assets").iterdir()))
+    return path
+
+
+def catalog() -> dict[str, Path]:
+    """The recipes that ship with the project, by name."""
+    return {path.stem: path for path in sorted(CATALOG.glob("*.yaml"))}
+
+
+def find_recipe(reference: str) -> Path:
+    """The file of a recipe given by path or by catalogued name; raises `UserError` that lists the catalogue."""
+    path = Path(reference)
+    if path.suffix in {".yaml", ".yml"} or path.exists():
+        if not path.is_file():
+            raise UserError(f"{path}: no such recipe file; `handheld recipes list` names the catalogued ones")
+        return path
+    known = catalog()
+    if reference not in known:
+        raise unknown_name("recipe", reference, known)
+    return known[reference]
+
+
+def load_recipe(reference: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read and validate a recipe (a path or a catalogued name), with `a.b=c` overrides applied first.
+
+    Raises `UserError` that names the key, the reason and the nearest known key.
+    """
+    path = find_recipe(str(reference))
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys; see `handheld recipes show demo-turbo-vaed`")
+    for override in overrides or []:
+        _apply_override(data, override)
+    return validate(Recipe, data, str(path))
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {override}: expected KEY.SUBKEY=VALUE, for example trainer.batch=4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML") from error
+    *parents, last = key.split(".")
+    node: Any = data
+    for part in parents:
+        node = _child(node, part, override)
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise UserError(f"--set {override}: '{key}' goes through a plain value")
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    if not isinstance(node, dict):
+        raise UserError(f"--set {override}: '{part}' lies below a plain value")
+    return node.setdefault(part, {})
+
+
+def _index(node: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise UserError(f"--set {override}: '{part}' is no index into a list of {len(node)}")
+    return int(part)

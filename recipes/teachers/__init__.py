@@ -1,0 +1,1 @@
+"""Adapters that make heavy models frozen teachers."""

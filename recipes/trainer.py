@@ -1,0 +1,227 @@
+"""The step loop: from a recipe to a run directory. Read it from `distill` downwards.
+
+Every random number of a step follows from the seed and the step's number, so a resumed run repeats an
+uninterrupted one bit for bit on the same machine, and no generator's state is ever saved.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from lightning_fabric import Fabric
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from recipes import ema, evaluate
+from recipes.data.clips import Clips, FromStep, validation_windows
+from recipes.objectives import Task, build_task
+from recipes.result import save_result
+from recipes.rundir import Evaluation, RunDirectory
+from recipes.schema import PhaseSpec, Recipe
+from toolkit.errors import HandheldError
+from toolkit.progress import Tracker, track
+
+
+class Interrupted(HandheldError):
+    """Ctrl-C or SIGTERM arrived; the run was saved at `step` and can be resumed."""
+
+    exit_code = 130  # what shells give for an interrupt
+
+    def __init__(self, run: Path, step: int) -> None:
+        super().__init__(f"stopped and saved at step {step}; go on with the same command and --output {run} --resume")
+
+
+def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation:
+    """Train as `recipe` says and leave a run directory at `output`.
+
+    With `resume`, goes on from the last checkpoint of the same recipe (from the start if there is none).
+    Returns the held-out scores. Raises `UserError` on bad input and `Interrupted` when stopped by a signal.
+    """
+    run = RunDirectory(output)
+    recipe = resolve(recipe)
+    torch.manual_seed(recipe.trainer.seed)
+    task = build_task(recipe)
+    clips = Clips(recipe.data.train, recipe.trainer.seed)
+    held_out = validation_windows(recipe.data.validation)
+    run.open(recipe, resume)
+    trainer = Trainer(recipe, run, task, clips, held_out)
+    trainer.restore()
+    trainer.train()
+    return trainer.finish()
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with what depends on this machine decided, as the run will record it."""
+    if recipe.trainer.precision != "auto":
+        return recipe
+    has_bf16 = torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    trainer = recipe.trainer.model_copy(update={"precision": "bf16-mixed" if has_bf16 else "32-true"})
+    return recipe.model_copy(update={"trainer": trainer})
+
+
+def learning_rate(phases: list[PhaseSpec], step: int) -> float:
+    """The rate of the optimizer step number `step` (from 0): linear warm-up, then a cosine to `final_lr`."""
+    for phase in phases:
+        if step < phase.steps:
+            break
+        step -= phase.steps
+    if step < phase.warmup:
+        return phase.lr * (step + 1) / phase.warmup
+    final = phase.lr if phase.final_lr is None else phase.final_lr
+    progress = (step - phase.warmup) / max(1, phase.steps - phase.warmup)
+    return final + (phase.lr - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Trainer:
+    """One run in progress: the task under Fabric, its optimizer, its average, and where it stands."""
+
+    def __init__(self, recipe: Recipe, run: RunDirectory, task: Task, clips: Clips, held_out: list[torch.Tensor]):
+        spec = recipe.trainer
+        self.recipe, self.run, self.clips, self.held_out = recipe, run, clips, held_out
+        self.fabric = Fabric(devices=spec.devices, precision=spec.precision)  # type: ignore[arg-type]
+        self.fabric.launch()
+        self.average: AveragedModel = ema.averaged(task.student, spec.ema)
+        self.task = task
+        learns = [p for p in task.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(learns, lr=1.0, betas=spec.betas, weight_decay=spec.weight_decay)
+        self.wrapped, self.optimizer = self.fabric.setup(task, optimizer)
+        self.average.to(self.fabric.device)
+        self.step = 0
+        self.best_psnr = -math.inf
+
+    def restore(self) -> None:
+        """Take up the last checkpoint, if there is one."""
+        state = self.run.load_checkpoint(self.run.last)
+        if state is not None:
+            self.task.load_state_dict(state["task"], strict=False)
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.best_psnr = state["step"], state["best_psnr"]
+        self.run.truncate_metrics(self.step)
+
+    def train(self) -> None:
+        """All steps that are left, with validation and checkpoints on the way."""
+        spec, total = self.recipe.trainer, self.recipe.total_steps
+        board = SummaryWriter(self.run.path / "tensorboard", purge_step=self.step)
+        quality = ""
+        with track(self.recipe.name, total) as progress, stop_on_signal() as stop:
+            for batches in self._steps():
+                losses = self._optimize(batches)
+                self.step += 1
+                if self.step % spec.log_every == 0 or self.step == total:
+                    self._log(losses, board)
+                if self.step % spec.validate_every == 0 or self.step == total:
+                    quality = f"PSNR {self._validate(board):.2f} dB"
+                if self.step % spec.checkpoint_every == 0 or self.step == total or stop.requested:
+                    self._checkpoint(self.run.last)
+                if stop.requested and self.step < total:
+                    raise Interrupted(self.run.path, self.step)
+                self._show(progress, losses, quality)
+        board.close()
+
+    def finish(self) -> Evaluation:
+        """Evaluate the averaged student on all held-out clips and write the run's result."""
+        student = self.average.module
+        evaluation, samples = evaluate.evaluate_task(self.task, student, self.held_out)
+        if self.fabric.is_global_zero:
+            save_result(self.run, self.recipe, student)
+            self.run.save_samples(samples)
+            self.run.save_evaluation(evaluation)
+        return evaluation
+
+    def _steps(self) -> Iterator[list[torch.Tensor]]:
+        """For each step that is left, the micro-batches it accumulates."""
+        spec, world = self.recipe.trainer, self.fabric.world_size
+        per_step = spec.batch * spec.accumulate * world
+        sampler = FromStep(self.step * per_step, self.recipe.total_steps * per_step, self.fabric.global_rank, world)
+        loader = self.fabric.setup_dataloaders(
+            DataLoader(self.clips, batch_size=spec.batch, sampler=sampler), use_distributed_sampler=False
+        )
+        batches = iter(loader)
+        for _ in range(self.step, self.recipe.total_steps):
+            yield [next(batches) for _ in range(spec.accumulate)]
+
+    def _optimize(self, batches: list[torch.Tensor]) -> dict[str, float]:
+        """One optimizer step over accumulated micro-batches; returns the mean of each loss."""
+        spec = self.recipe.trainer
+        torch.manual_seed(hash((spec.seed, self.step, self.fabric.global_rank)) & 0x7FFF_FFFF)
+        self.task.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe.phases, self.step)
+        sums: dict[str, float] = {}
+        for number, video in enumerate(batches):
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < len(batches)):
+                losses = self.wrapped(video)
+                self.fabric.backward(torch.stack(list(losses.values())).sum() / len(batches))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
+        if spec.clip_grad is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=spec.clip_grad, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update_parameters(self.task.student)
+        return sums
+
+    def _validate(self, board: SummaryWriter) -> float:
+        """PSNR of the averaged student on the held-out clips; draws a strip, keeps the best checkpoint."""
+        scores, strip = evaluate.validate(self.task, self.average.module, self.held_out)
+        if self.fabric.is_global_zero:
+            strip.write(self.run.samples / f"step_{self.step:07d}.png")
+            board.add_scalar("validation/psnr_db", scores.psnr_db, self.step)
+            board.add_scalar("validation/ssim", scores.ssim, self.step)
+            self.run.log({"step": self.step, "psnr_db": scores.psnr_db, "ssim": scores.ssim})
+        if scores.psnr_db > self.best_psnr:
+            self.best_psnr = scores.psnr_db
+            self._checkpoint(self.run.best)
+        return scores.psnr_db
+
+    def _checkpoint(self, path: Path) -> None:
+        if self.fabric.is_global_zero:
+            state = {
+                "task": self.task.trainable_state(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "best_psnr": self.best_psnr,
+            }
+            self.run.save_checkpoint(path, state)
+
+    def _log(self, losses: dict[str, float], board: SummaryWriter) -> None:
+        if self.fabric.is_global_zero:
+            rate = float(self.optimizer.param_groups[0]["lr"])
+            self.run.log({"step": self.step, "lr": rate, **losses})
+            board.add_scalar("lr", rate, self.step)
+            for name, value in losses.items():
+                board.add_scalar(f"loss/{name}", value, self.step)
+
+    def _show(self, progress: Tracker, losses: dict[str, float], quality: str) -> None:
+        progress.update(self.step, f"loss {sum(losses.values()):.4f} {quality}")
+
+
+class StopRequest:
+    """Set by a signal, read between steps."""
+
+    requested = False
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turn Ctrl-C and SIGTERM into a request that the loop answers after the step at hand."""
+    request = StopRequest()
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        request.requested = True
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

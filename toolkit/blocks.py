@@ -1,0 +1,85 @@
+"""The building blocks of video students: separable 3-D convolutions, channel RMS norm, decoupled pixel shuffle.
+
+Shapes are `(B, C, T, H, W)` throughout. Facts of the blocks: Turbo-VAED (arXiv 2508.09136).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class ChannelRMSNorm(nn.Module):
+    """Divide every position by the root mean square over its channels; no learned scale (Turbo-VAED's PixelNorm)."""
+
+    def __init__(self, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + self.eps)
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` over the channels of a `(B, C, T, H, W)` tensor."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def pad_time(x: torch.Tensor, kernel: int) -> torch.Tensor:
+    """Repeat the first and the last frame `(kernel - 1) // 2` times, so that a valid convolution keeps T."""
+    side = (kernel - 1) // 2
+    if side == 0:
+        return x
+    first, last = x[:, :, :1], x[:, :, -1:]
+    return torch.cat([first] * side + [x] + [last] * side, dim=2)
+
+
+class Conv3d(nn.Module):
+    """A dense 3-D convolution that keeps the shape: time padded by repetition, space by zeros."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=(0, kernel // 2, kernel // 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(pad_time(x, self.kernel))
+
+
+class SeparableConv3d(nn.Module):
+    """A depthwise `kernel`^3 convolution followed at once by a pointwise one; the same padding as `Conv3d`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 5) -> None:
+        super().__init__()
+        self.kernel = kernel
+        padding = (0, kernel // 2, kernel // 2)
+        self.depthwise_conv = nn.Conv3d(in_channels, in_channels, kernel, padding=padding, groups=in_channels)
+        self.pointwise_conv = nn.Conv3d(in_channels, out_channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pointwise_conv(self.depthwise_conv(pad_time(x, self.kernel)))
+
+
+class DecoupledPixelShuffle3d(nn.Module):
+    """Channels to time, then channels to space: `(B, C*s*s*st, T, H, W)` to `(B, C, T*st, H*s, W*s)`.
+
+    Time is the innermost factor of the channels; each step moves one axis only, so no step needs more than
+    one extra dimension (Turbo-VAED, "decoupled 3D pixel shuffle").
+    """
+
+    def __init__(self, time: int, space: int) -> None:
+        super().__init__()
+        self.time, self.space = time, space
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.time > 1:
+            x = x.unflatten(1, (-1, self.time))  # (B, C*s*s, st, T, H, W)
+            x = x.permute(0, 1, 3, 2, 4, 5).flatten(2, 3)  # (B, C*s*s, T*st, H, W)
+        if self.space > 1:
+            batch, frames = x.shape[0], x.shape[2]
+            x = x.transpose(1, 2).flatten(0, 1)  # (B*T, C*s*s, H, W)
+            x = F.pixel_shuffle(x, self.space).unflatten(0, (batch, frames)).transpose(1, 2)
+        return x

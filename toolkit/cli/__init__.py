@@ -1,0 +1,1 @@
+"""The `handheld` command: each verb parses, calls one function of a room, and prints what it returned."""

@@ -1,0 +1,54 @@
+"""`handheld distill`: train a student from a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from toolkit.cli.output import console, print_json, print_table
+
+if TYPE_CHECKING:
+    from recipes.rundir import Evaluation
+
+
+def distill(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a catalogued recipe's name.")],
+    output: Annotated[Path | None, typer.Option(help="The run directory. [default: runs/NAME]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Set a field: trainer.batch=4.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train a compact student from a frozen teacher, as a recipe says."""
+    import recipes
+
+    loaded = recipes.load_recipe(recipe, overrides)
+    run = output or Path("runs") / loaded.name
+    evaluation = recipes.distill(loaded, run, resume=resume)
+    if as_json:
+        print_json({"run": str(run), **asdict(evaluation)})
+        return
+    print_evaluation(evaluation)
+    console.print(f"run: {run}")
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Held-out scores of teacher and student, and the share that the student keeps."""
+    rows = []
+    if evaluation.teacher is not None:
+        params = f"{evaluation.teacher_params:,}"
+        rows.append(["teacher", params, f"{evaluation.teacher.psnr_db:.2f}", f"{evaluation.teacher.ssim:.4f}"])
+    student = evaluation.student
+    rows.append(["student", f"{evaluation.student_params:,}", f"{student.psnr_db:.2f}", f"{student.ssim:.4f}"])
+    if evaluation.teacher is not None and evaluation.teacher_params:
+        rows.append(
+            [
+                "student / teacher",
+                f"{evaluation.student_params / evaluation.teacher_params:.1%}",
+                f"{student.psnr_db / evaluation.teacher.psnr_db:.1%}",
+                f"{student.ssim / evaluation.teacher.ssim:.1%}",
+            ]
+        )
+    print_table(f"held-out: {evaluation.frames} frames", ["decoder", "parameters", "PSNR dB", "SSIM"], rows)

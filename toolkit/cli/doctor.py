@@ -1,0 +1,127 @@
+"""`handheld doctor`: what this machine can do, and how to get the rest."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.output import console, print_json, print_table
+from toolkit.errors import CheckFailed
+from toolkit.quiet import native_stderr_hidden
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One capability: whether it works here, what was seen, and the command that adds it."""
+
+    capability: str
+    works: bool
+    seen: str
+    remedy: str = ""
+    required: bool = True
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Versions, which runtimes work, what is missing and the command that adds it."""
+    findings = [check() for check in CHECKS]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        rows = [[f.capability, _state(f), f.seen, "" if f.works else f.remedy] for f in findings]
+        print_table("this machine", ["capability", "state", "seen", "to get it"], rows)
+    broken = [finding.capability for finding in findings if finding.required and not finding.works]
+    if broken:
+        raise CheckFailed(f"{', '.join(broken)}: not working; see the remedies above")
+    if not as_json:
+        console.print("everything that is required works")
+
+
+def _state(finding: Finding) -> str:
+    if finding.works:
+        return "[green]works[/]"
+    return "[red]missing[/]" if finding.required else "[yellow]not here[/]"
+
+
+def _python() -> Finding:
+    seen = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Finding("Python", (3, 11) <= sys.version_info[:2] <= (3, 13), seen, "use Python 3.11 to 3.13")
+
+
+def _torch() -> Finding:
+    import torch
+
+    accelerator = "CUDA" if torch.cuda.is_available() else "CPU only"
+    return Finding("PyTorch", True, f"{torch.__version__}, {accelerator}", "pip install torch")
+
+
+def _onnxruntime() -> Finding:
+    import onnxruntime
+
+    providers = ", ".join(p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers())
+    return Finding("ONNX Runtime", True, f"{onnxruntime.__version__}: {providers}", "pip install onnxruntime")
+
+
+def _executorch() -> Finding:
+    with native_stderr_hidden():
+        from importlib.metadata import version
+
+        from executorch.runtime import Runtime
+
+        backends = [str(name) for name in Runtime.get().backend_registry.registered_backend_names]
+    works = any("xnnpack" in name.lower() for name in backends)
+    names = ", ".join(name.removesuffix("Backend") for name in backends)
+    return Finding("ExecuTorch with XNNPACK", works, f"{version('executorch')}: {names}", "pip install executorch==1.5.1")
+
+
+def _coremltools() -> Finding:
+    from importlib.metadata import version
+
+    import coremltools  # noqa: F401  (importing is the check)
+
+    return Finding("Core ML conversion", True, version("coremltools"), "pip install coremltools")
+
+
+def _coreml_execution() -> Finding:
+    works = sys.platform == "darwin"
+    seen = f"macOS {platform.mac_ver()[0]}" if works else "reference evaluation only"
+    return Finding("Core ML execution", works, seen, "run `handheld verify` on a Mac", required=False)
+
+
+def _adb() -> Finding:
+    path = shutil.which("adb")
+    return Finding("adb (Android)", path is not None, path or "", "apt-get install adb, or Android platform-tools", False)
+
+
+def _xcrun() -> Finding:
+    path = shutil.which("xcrun")
+    return Finding("Xcode (iPhone)", path is not None, path or "", "install Xcode on a Mac", required=False)
+
+
+def _guarded(name: str, check: Callable[[], Finding], remedy: str) -> Callable[[], Finding]:
+    """A check whose import fails is a finding, not a crash."""
+
+    def run() -> Finding:
+        try:
+            return check()
+        except (ImportError, OSError, RuntimeError) as error:
+            return Finding(name, False, " ".join(str(error).split())[:80], remedy)
+
+    return run
+
+
+CHECKS: list[Callable[[], Finding]] = [
+    _python,
+    _guarded("PyTorch", _torch, "pip install torch"),
+    _guarded("ONNX Runtime", _onnxruntime, "pip install onnxruntime"),
+    _guarded("ExecuTorch with XNNPACK", _executorch, "pip install executorch==1.5.1"),
+    _guarded("Core ML conversion", _coremltools, "pip install coremltools==9.0"),
+    _coreml_execution,
+    _adb,
+    _xcrun,
+]

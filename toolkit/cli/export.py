@@ -1,0 +1,74 @@
+"""`handheld export`: a run's student, or its teacher as a baseline, to a bundle of proved artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from toolkit.cli.output import command_line, console, print_json, print_table
+from toolkit.errors import UserError
+
+if TYPE_CHECKING:
+    from export import Source
+    from toolkit.bundle import Manifest
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    targets: Annotated[list[str], typer.Option("--target", help="A named preset; may be given several times.")],
+    output: Annotated[Path | None, typer.Option(help="The bundle. [default: RUN/bundle]")] = None,
+    shape: Annotated[str | None, typer.Option(help="The latent's frames x height x width, for example 5x32x32.")] = None,
+    teacher: Annotated[bool, typer.Option("--teacher", help="Export the teacher's decoder, as a baseline.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+) -> None:
+    """Export to Core ML, ONNX and ExecuTorch, each proved equal to PyTorch before it is handed over."""
+    import export as exporting
+
+    source = teacher_source(run) if teacher else exporting.from_run(run)
+    bundle = output or run / ("teacher-bundle" if teacher else "bundle")
+    manifest = exporting.export(source, targets, bundle, shape=_parse_shape(shape), command=command_line())
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    print_artifacts(manifest)
+    console.print(f"bundle: {bundle}")
+
+
+def teacher_source(run: Path) -> Source:
+    """The teacher's decoder of a run, with the run's held-out latent."""
+    import recipes
+    from export.sources import Source, read_quality, run_name, sample_latent
+
+    latent = sample_latent(run)
+    vae = recipes.load_teacher(run)
+    return Source(
+        name=f"{run_name(run)}-teacher",
+        module=vae.decoder,
+        latent=latent,
+        role="teacher",
+        class_name=f"diffusers.{type(vae.vae).__name__}.decoder",
+        config={key: value for key, value in vae.vae.config.items() if not key.startswith("_")},
+        quality=read_quality(run),
+        recipe=run / "recipe.yaml",
+    )
+
+
+def print_artifacts(manifest: Manifest) -> None:
+    """One row an artifact: size, graph facts, parity and how it was shown."""
+    rows = []
+    for artifact in manifest.artifacts:
+        graph = artifact.graph
+        share = f"{graph.delegated_share:.1%} in {graph.delegates}" if graph.delegated_share is not None else "–"
+        rows.append([artifact.target, f"{artifact.bytes / 1e6:.2f}", str(graph.max_rank), share, str(artifact.parity)])
+    print_table(manifest.name, ["target", "MB", "max rank", "delegated", "parity with PyTorch fp32"], rows)
+
+
+def _parse_shape(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"--shape {text}: expected FRAMESxHEIGHTxWIDTH of the latent, for example 5x32x32")
+    return int(parts[0]), int(parts[1]), int(parts[2])

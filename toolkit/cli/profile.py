@@ -1,0 +1,63 @@
+"""`handheld profile`: measure bundles on a device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from toolkit.cli.output import console, print_table
+
+if TYPE_CHECKING:
+    from devices.records import ProfileRecord
+
+STORE_VARIABLE = "HANDHELD_STORE"
+
+
+def profile(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles to time against each other.")],
+    device: Annotated[str, typer.Option(help="The device's name.")] = "host",
+    iterations: Annotated[int, typer.Option(help="Timed calls of each candidate, interleaved.")] = 20,
+    threads: Annotated[int | None, typer.Option(help="Threads. [default: all cores]")] = None,
+    operators: Annotated[bool, typer.Option(help="Per-operator tables, in a pass of their own.")] = True,
+    store: Annotated[str | None, typer.Option(envvar=STORE_VARIABLE, help="Where records are kept.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the records to this file too.")] = None,
+) -> None:
+    """Measure latency and memory: load, first inference, warm-up, interleaved iterations."""
+    import devices
+    from devices import store as profiles
+
+    records = devices.profile(bundles, device, iterations=iterations, threads=threads, operators=operators)
+    url = profiles.add(records, store or os.environ.get(STORE_VARIABLE))
+    if json_file is not None:
+        profiles.write_json(records, json_file)
+    print_records(records)
+    for record in records:
+        print_operators(record)
+    console.print(f"records: {url}" + (f", {json_file}" if json_file else ""), soft_wrap=True)
+
+
+def print_records(records: Sequence[ProfileRecord]) -> None:
+    """Latencies and memory, with the machine named."""
+    first = records[0]
+    columns = ["candidate", "target", "p50 ms", "p90 ms", "p99 ms", "load ms", "first ms", "added memory MB"]
+    rows = []
+    for record in records:
+        summary = record.summary()
+        added = summary["added_memory_mb"]
+        figures = [summary[key] for key in ("p50_ms", "p90_ms", "p99_ms", "load_ms", "first_ms")]
+        memory = f"{added:.0f}" if added is not None else "–"
+        rows.append([record.label, record.target, *(f"{figure:.1f}" for figure in figures), memory])
+    title = f"{first.obtained} on {first.device.model}, {first.threads} threads, {len(first.latency.iterations_ms)} rounds"
+    print_table(title, columns, rows)
+
+
+def print_operators(record: ProfileRecord, most: int = 5) -> None:
+    """The slowest operators of one record."""
+    if record.operators:
+        rows = [[row.name, row.unit, f"{row.ms:.2f}", str(row.calls)] for row in record.operators[:most]]
+        print_table(f"slowest operators: {record.label}", ["operator", "unit", "ms", "calls"], rows)
+

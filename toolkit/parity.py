@@ -1,0 +1,94 @@
+"""How far outputs are from PyTorch fp32 on the same input, and whether that is close enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from toolkit.schema import StrictModel
+
+How = Literal["executed", "reference-evaluated"]
+
+
+class Tolerance(StrictModel):
+    """Greatest |difference| as a share of the output's scale, or least PSNR in dB; None where it is not asked."""
+
+    max_share: float | None = None
+    min_psnr_db: float | None = None
+
+    def __str__(self) -> str:
+        if self.max_share is not None:
+            return f"≤ {self.max_share:g} of scale"
+        return f"PSNR ≥ {self.min_psnr_db:g} dB"
+
+
+class Parity(StrictModel):
+    """How far an output is from PyTorch fp32 on the bundle's sample, and how it came about.
+
+    `scale` is the largest absolute value of PyTorch's output. PSNR takes the range of PyTorch's output as its peak.
+    `max_abs` is None where the output is missing, misshapen or not finite; `psnr_db` also where it is identical.
+    """
+
+    how: How
+    runtime: str
+    max_abs: float | None
+    scale: float
+    psnr_db: float | None
+    tolerance: Tolerance
+    passed: bool
+
+    def __str__(self) -> str:
+        verdict = "pass" if self.passed else "FAIL"
+        if self.max_abs is None:
+            return f"{verdict}: output missing, misshapen or not finite, {self.how} by {self.runtime}"
+        psnr = f", PSNR {self.psnr_db:.1f} dB" if self.psnr_db is not None else ""
+        share = self.max_abs / self.scale if self.scale else math.inf
+        return f"{verdict}: max |Δ| {share:.1e} of scale{psnr} ({self.tolerance}), {self.how} by {self.runtime}"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Outputs of an artifact, and how and where they came about."""
+
+    outputs: list[np.ndarray]
+    how: How
+    runtime: str
+
+
+def compare(execution: Execution, expected: Sequence[np.ndarray], tolerance: Tolerance) -> Parity:
+    """The worst difference over all outputs. A missing output, another shape or a NaN never passes."""
+    outputs = execution.outputs
+    fits = len(outputs) == len(expected) and all(a.shape == b.shape for a, b in zip(outputs, expected, strict=True))
+    scale = max(float(np.abs(b).max()) for b in expected)
+    max_abs = psnr_db = None
+    passed = fits and all(bool(np.isfinite(a).all()) for a in outputs)
+    if passed:
+        pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(outputs, expected, strict=True)]
+        max_abs = max(float(np.abs(a - b).max()) for a, b in pairs)
+        worst = min(_psnr(a, b) for a, b in pairs)
+        psnr_db = round(worst, 2) if math.isfinite(worst) else None
+        if tolerance.max_share is not None:
+            passed = max_abs <= tolerance.max_share * scale
+        if tolerance.min_psnr_db is not None:
+            passed = passed and worst >= tolerance.min_psnr_db
+    return Parity(
+        how=execution.how,
+        runtime=execution.runtime,
+        max_abs=max_abs,
+        scale=scale,
+        psnr_db=psnr_db,
+        tolerance=tolerance,
+        passed=passed,
+    )
+
+
+def _psnr(actual: np.ndarray, expected: np.ndarray) -> float:
+    peak = float(expected.max() - expected.min())
+    error = float(np.mean((actual - expected) ** 2))
+    if error == 0:
+        return math.inf
+    return 10 * math.log10(peak * peak / error) if peak > 0 else -math.inf

@@ -1,0 +1,60 @@
+"""Progress of anything longer than three seconds: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LOG_LINES = 15.0
+
+console = Console(stderr=True)
+
+
+class Tracker:
+    """Receives `update(done, text)`; draws a bar, or prints a line every so often where there is no terminal."""
+
+    def __init__(self, title: str, total: int, bar: Progress | None) -> None:
+        self.title, self.total = title, total
+        self.bar = bar
+        self.task = bar.add_task(title, total=total, text="") if bar else None
+        self.started = self.last_line = time.monotonic()
+        self.first: int | None = None
+
+    def update(self, done: int, text: str = "") -> None:
+        """Say that `done` of `total` are through; `text` is what is worth knowing now (loss, PSNR, a name)."""
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, text=text)
+            return
+        now = time.monotonic()
+        if self.first is None:
+            self.first = done
+        if now - self.last_line < SECONDS_BETWEEN_LOG_LINES and done < self.total:
+            return
+        self.last_line = now
+        fresh = done - self.first
+        left = (now - self.started) / fresh * (self.total - done) if fresh else 0.0
+        remaining = f", {left:.0f} s left" if fresh and done < self.total else ""
+        console.print(f"{self.title} {done}/{self.total} {text}{remaining}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def track(title: str, total: int) -> Iterator[Tracker]:
+    """A `Tracker` for a job of `total` parts."""
+    if not console.is_terminal:
+        yield Tracker(title, total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield Tracker(title, total, bar)

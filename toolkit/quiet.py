@@ -1,0 +1,40 @@
+"""Keep other programs' chatter out of ours, without losing it when something fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+CHATTY_LOGGERS = ("torch", "torch.onnx", "torch.utils._pytree", "torchao", "coremltools", "diffusers", "lightning.fabric",
+                  "lightning_fabric", "executorch", "root")
+
+
+def hush_libraries() -> None:
+    """Only errors from the libraries we stand on; called once by the command line unless -v asks for more."""
+    warnings.filterwarnings("ignore")
+    for name in CHATTY_LOGGERS:
+        logging.getLogger(name if name != "root" else None).setLevel(logging.ERROR)
+
+
+@contextmanager
+def native_stderr_hidden() -> Iterator[None]:
+    """Hold back what native code writes to the error stream; an exception releases it, success drops it."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        saved = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

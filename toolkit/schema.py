@@ -1,0 +1,57 @@
+"""The base of everything that is read from a file: unknown keys are errors that name the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from toolkit.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """A pydantic model that refuses unknown keys and says which key was probably meant."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_nearest_key(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        fields = cls.model_fields
+        known = {field.alias or name for name, field in fields.items()}
+        for key in data:
+            if key not in known and key not in fields:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"did you mean '{near[0]}'? " if near else ""
+                raise ValueError(f"unknown key '{key}' ({hint}known: {', '.join(sorted(known))})")
+        return data
+
+
+def validate(model: type[Model], data: Any, source: str) -> Model:
+    """Build `model` from `data`; raises `UserError` with one line that names the key and `source`."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first, *others = error.errors()
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        reason = first["msg"].removeprefix("Value error, ")
+        given = f", got {first['input']!r}" if isinstance(first["input"], str | int | float | bool | None) else ""
+        more = f" ({len(others)} more)" if others else ""
+        raise UserError(f"{source}: {where}: {reason}{given}{more}") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; raises `UserError` if it is missing or not YAML."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error

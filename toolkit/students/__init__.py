@@ -1,0 +1,114 @@
+"""Compact student networks by name: build one, save it, load it back.
+
+A student is an `nn.Module` with a `config` (a pydantic model) that rebuilds it. To add one: a module here with
+a configuration, presets, and `@register("name", Config, presets)` on the network's class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from pydantic import BaseModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save as to_safetensors
+from torch import nn
+
+from toolkit.errors import UserError, unknown_name
+from toolkit.files import write_atomic
+from toolkit.schema import validate
+
+CONFIG_FILE = "student.json"
+WEIGHTS_FILE = "student.safetensors"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A registered student: its class, its configuration's class and its presets."""
+
+    module: Callable[[Any], nn.Module]
+    config: type[BaseModel]
+    presets: Mapping[str, BaseModel]
+
+
+class DecoderConfig(Protocol):
+    """What every video-decoder student's configuration answers."""
+
+    latent_channels: int
+
+    @property
+    def temporal_factor(self) -> int: ...
+    @property
+    def spatial_factor(self) -> int: ...
+
+
+Module = TypeVar("Module", bound=type[nn.Module])
+
+_KINDS: dict[str, Kind] = {}
+
+
+def register(kind: str, config: type[BaseModel], presets: Mapping[str, BaseModel]) -> Callable[[Module], Module]:
+    """Class decorator that makes a student known under `kind`."""
+
+    def add(module: Module) -> Module:
+        _KINDS[kind] = Kind(module, config, presets)
+        module.kind = kind  # type: ignore[attr-defined]
+        return module
+
+    return add
+
+
+def kinds() -> dict[str, Kind]:
+    """All registered students."""
+    from toolkit.students import turbo_vaed  # noqa: F401  (registers itself)
+
+    return dict(_KINDS)
+
+
+def build(kind: str, preset: str, overrides: Mapping[str, Any] | None = None) -> nn.Module:
+    """An untrained student: a preset's configuration with `overrides`; raises `UserError` on unknown names."""
+    found = _kind(kind)
+    if preset not in found.presets:
+        raise unknown_name(f"preset of {kind}", preset, found.presets)
+    data = {**found.presets[preset].model_dump(), **(overrides or {})}
+    return found.module(validate(found.config, data, f"student {kind}:{preset}"))
+
+
+def save(student: nn.Module, folder: Path) -> None:
+    """Write `student.json` and `student.safetensors` into `folder`, weights first, so that a config has weights."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    description = {"kind": student.kind, "config": cast(BaseModel, student.config).model_dump(mode="json")}
+    write_atomic(folder / WEIGHTS_FILE, to_safetensors(weights, metadata={"format": "pt"}))
+    write_atomic(folder / CONFIG_FILE, json.dumps(description, indent=2) + "\n")
+
+
+def load(folder: Path) -> nn.Module:
+    """The student of a run directory, in evaluation mode; raises `UserError` where it is missing or damaged."""
+    description, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if not description.is_file() or not weights_path.is_file():
+        raise UserError(f"{folder}: holds no finished student; run `handheld distill` (with --resume if it was stopped)")
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+        kind, data = content["kind"], content["config"]
+        weights: dict[str, torch.Tensor] = load_file(weights_path)
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{folder}: the student's files are damaged ({error}); distil or copy it again") from error
+    found = _kind(kind)
+    student = found.module(validate(found.config, data, str(description)))
+    try:
+        student.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{weights_path}: does not fit {description.name} ({reason})") from error
+    return student.eval()
+
+
+def _kind(name: str) -> Kind:
+    known = kinds()
+    if name not in known:
+        raise unknown_name("student", name, known)
+    return known[name]

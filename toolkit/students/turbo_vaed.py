@@ -1,0 +1,229 @@
+"""Turbo-VAED: a compact decoder for the latents of a video VAE.
+
+Source: Turbo-VAED (arXiv 2508.09136) and its released configurations; parameter names are the published ones.
+Stages are listed in the order in which a latent passes them: the middle block, then every up block.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import nn
+from torch.nn import functional as F
+
+from toolkit.blocks import ChannelLayerNorm, ChannelRMSNorm, Conv3d, DecoupledPixelShuffle3d, SeparableConv3d
+from toolkit.schema import StrictModel
+from toolkit.students import register
+
+
+class TurboVAEDConfig(StrictModel):
+    """A decoder from `(B, latent_channels, T, h, w)` to `(B, 3, T', H, W)`.
+
+    `widths`, `layers` and `separable` have one entry for the middle block and one for each up block;
+    `strides` one pair (time, space) for each up block. A time stride st makes T frames st*T, of which the first
+    st - 1 are dropped unless `keep_first_frames`.
+
+    With `patch` 4 the last factor 4 in space comes from the `tail`: "staged", as published, is two rounds of 2-D
+    convolution and pixel shuffle and then a 3-D convolution at full resolution; "direct" is one 2-D convolution at
+    a quarter of the resolution and one pixel shuffle, which costs a fraction of the time.
+    """
+
+    latent_channels: PositiveInt
+    widths: tuple[PositiveInt, ...]
+    layers: tuple[PositiveInt, ...]
+    separable: tuple[bool, ...]
+    strides: tuple[tuple[PositiveInt, PositiveInt], ...]
+    separable_transitions: bool = Field(
+        default=False, description="separable upsamplers and channel changes too, which the published family keeps dense"
+    )
+    depthwise_kernel: Literal[3, 5, 7] = 5
+    patch: Literal[1, 4] = 4
+    tail: Literal["staged", "direct"] = "staged"
+    keep_first_frames: bool = False
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> TurboVAEDConfig:
+        stages = len(self.widths)
+        if not len(self.layers) == len(self.separable) == stages == len(self.strides) + 1:
+            raise ValueError("widths, layers and separable need one entry a stage, strides one less (no middle block)")
+        if self.staged and self.widths[-1] % 16:
+            raise ValueError(f"the last width, {self.widths[-1]}, must be a multiple of 16 with a staged tail")
+        return self
+
+    @property
+    def staged(self) -> bool:
+        return self.patch == 4 and self.tail == "staged"
+
+    @property
+    def temporal_factor(self) -> int:
+        return math.prod(time for time, _ in self.strides)
+
+    @property
+    def spatial_factor(self) -> int:
+        return self.patch * math.prod(space for _, space in self.strides)
+
+
+PRESETS = {
+    "demo": TurboVAEDConfig(
+        latent_channels=16,
+        widths=(96, 96, 48),
+        layers=(1, 2, 1),
+        separable=(True, True, True),
+        strides=((1, 1), (2, 2)),
+        separable_transitions=True,
+        depthwise_kernel=3,
+        tail="direct",
+    ),
+}
+
+
+@register("turbo_vaed", TurboVAEDConfig, PRESETS)
+class TurboVAED(nn.Module):
+    """The decoder; see `TurboVAEDConfig`. Not causal: every frame sees its neighbours on both sides."""
+
+    kind: str
+
+    def __init__(self, config: TurboVAEDConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.widths[0]
+        self.conv_in = Conv3d(config.latent_channels, width)
+        self.mid_block = Stage(config, 0, width)
+        blocks = []
+        for index in range(1, len(config.widths)):
+            blocks.append(Stage(config, index, width))
+            width = config.widths[index]
+        self.up_blocks = nn.ModuleList(blocks)
+        self.upsampler2d_1 = Upsampler2d(width) if config.staged else None
+        self.upsampler2d_2 = Upsampler2d(width // 4) if config.staged else None
+        self.norm_out = ChannelRMSNorm()
+        if config.patch == 1 or config.staged:
+            self.conv_out: nn.Module = Conv3d(width // 16 if config.staged else width, 3)
+            self.unpatchify: nn.Module = nn.Identity()
+        else:
+            self.conv_out = FrameConv2d(width, 3 * config.patch**2)
+            self.unpatchify = DecoupledPixelShuffle3d(1, config.patch)
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        x = self.mid_block(self.conv_in(latent))
+        for block in self.up_blocks:
+            x = block(x)
+        if self.upsampler2d_1 is not None and self.upsampler2d_2 is not None:
+            x = self.upsampler2d_2(self.upsampler2d_1(x))
+        video = self.unpatchify(self.conv_out(F.silu(self.norm_out(x))))
+        assert isinstance(video, torch.Tensor)
+        return video
+
+
+class Stage(nn.Module):
+    """The middle block or an up block: a channel change where widths differ, an upsampler, residual blocks."""
+
+    def __init__(self, config: TurboVAEDConfig, index: int, in_width: int) -> None:
+        super().__init__()
+        width, separable = config.widths[index], config.separable[index]
+        time, space = config.strides[index - 1] if index else (1, 1)
+        upsamples = time * space > 1
+        transitions = _Convolutions(config.separable_transitions, config.depthwise_kernel)
+        self.conv_in = ResidualBlock(in_width, width, transitions) if in_width != width else None
+        self.upsamplers = (
+            nn.ModuleList([Upsampler3d(width, time, space, transitions, config.keep_first_frames)])
+            if upsamples
+            else None
+        )
+        convolutions = _Convolutions(separable, config.depthwise_kernel)
+        self.resnets = nn.ModuleList(
+            ResidualBlock(width, width, convolutions, relu_first=upsamples) for _ in range(config.layers[index])
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.conv_in is not None:
+            x = self.conv_in(x)
+        for upsampler in self.upsamplers or ():
+            x = upsampler(x)
+        for block in self.resnets:
+            x = block(x)
+        return x
+
+
+class _Convolutions:
+    """Chooses the convolution of a place in the network."""
+
+    def __init__(self, separable: bool, depthwise_kernel: int) -> None:
+        self.separable, self.depthwise_kernel = separable, depthwise_kernel
+
+    def __call__(self, in_channels: int, out_channels: int) -> nn.Module:
+        if self.separable:
+            return SeparableConv3d(in_channels, out_channels, self.depthwise_kernel)
+        return Conv3d(in_channels, out_channels)
+
+
+class ResidualBlock(nn.Module):
+    """norm, activation, convolution, twice, plus a shortcut.
+
+    The first activation is ReLU in upsampling stages, but not where the block changes the width.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, convolution: _Convolutions, relu_first: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm1 = ChannelRMSNorm()
+        self.act1 = nn.ReLU() if relu_first else nn.SiLU()
+        self.conv1 = convolution(in_channels, out_channels)
+        self.norm2 = ChannelRMSNorm()
+        self.conv2 = convolution(out_channels, out_channels)
+        changes = in_channels != out_channels
+        self.norm3 = ChannelLayerNorm(in_channels, eps=1e-6) if changes else None
+        self.conv_shortcut = Conv3d(in_channels, out_channels, kernel=1) if changes else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv1(self.act1(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        if self.norm3 is not None and self.conv_shortcut is not None:
+            x = self.conv_shortcut(self.norm3(x))
+        return x + y
+
+
+class Upsampler3d(nn.Module):
+    """A convolution at the low resolution, then the decoupled pixel shuffle."""
+
+    def __init__(self, width: int, time: int, space: int, convolution: _Convolutions, keep_first_frames: bool) -> None:
+        super().__init__()
+        self.conv = convolution(width, width * time * space * space)
+        self.shuffle = DecoupledPixelShuffle3d(time, space)
+        self.dropped = 0 if keep_first_frames else time - 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.shuffle(self.conv(x))
+        return x[:, :, self.dropped :] if self.dropped else x
+
+
+class FrameConv2d(nn.Module):
+    """A 3x3 convolution of every frame on its own: `(B, C, T, H, W)` to `(B, C', T, H, W)`."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, frames = x.shape[0], x.shape[2]
+        y = self.conv(x.transpose(1, 2).flatten(0, 1))  # (B*T, C', H, W)
+        return y.unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+class Upsampler2d(nn.Module):
+    """norm, SiLU, a 3x3 convolution a frame and a 2x pixel shuffle: `(B, C, T, H, W)` to `(B, C/4, T, 2H, 2W)`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = ChannelRMSNorm()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, frames = x.shape[0], x.shape[2]
+        y = F.silu(self.norm(x)).transpose(1, 2).flatten(0, 1)  # (B*T, C, H, W)
+        y = F.pixel_shuffle(self.conv(y), 2)
+        return y.unflatten(0, (batch, frames)).transpose(1, 2)

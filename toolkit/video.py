@@ -1,0 +1,87 @@
+"""Video files in, picture strips out.
+
+Frames are `(T, 3, H, W)` uint8; a video for a model is `(3, T, H, W)` float in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+from toolkit.errors import UserError
+from toolkit.files import write_atomic
+
+VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
+
+
+def read_video(path: Path, start: int = 0, stop: int | None = None, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """Decode frames `start` to `stop` of a video file, resized to `size` (height, width) by area averaging.
+
+    Returns `(T, 3, H, W)` uint8. Raises `UserError` if the file is missing, is not a video, breaks off
+    while decoding, or has fewer frames than asked for.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such video file")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path}: holds no video stream")
+            frames = [_to_array(frame, size) for frame in islice(container.decode(video=0), start, stop)]
+    except av.FFmpegError as error:
+        reason = error.strerror or "decoder error"
+        raise UserError(f"{path}: cannot be decoded as a video ({reason}); re-encode it or copy it again") from error
+    if not frames or (stop is not None and len(frames) < stop - start):
+        wanted = f"frames {start} to {stop}" if stop is not None else f"frames from {start} on"
+        raise UserError(f"{path}: has only {start + len(frames) if frames else 0} frames; {wanted} were asked for")
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+
+
+def find_videos(path: Path) -> list[Path]:
+    """The video files of a folder (sorted, recursive), or the one file that `path` is."""
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+        if not found:
+            raise UserError(f"{path}: holds no video file ({', '.join(sorted(VIDEO_SUFFIXES))})")
+        return found
+    if not path.exists():
+        raise UserError(f"{path}: no such video file or folder")
+    return [path]
+
+
+def to_unit_range(frames: torch.Tensor) -> torch.Tensor:
+    """uint8 frames `(T, 3, H, W)` to a video `(3, T, H, W)` float in [-1, 1]."""
+    return frames.transpose(0, 1).float().div(127.5).sub(1.0)
+
+
+def to_frames(video: torch.Tensor) -> torch.Tensor:
+    """A video `(3, T, H, W)` in [-1, 1] to uint8 frames `(T, 3, H, W)`."""
+    return video.detach().float().clamp(-1, 1).add(1.0).mul(127.5).round().to(torch.uint8).transpose(0, 1)
+
+
+def strip_png(columns: Sequence[torch.Tensor], frame_indices: Sequence[int]) -> bytes:
+    """A PNG with one row a frame index and one column a video `(3, T, H, W)`, for looking at side by side."""
+    rows = []
+    for index in frame_indices:
+        cells = [to_frames(video[:, index : index + 1])[0].permute(1, 2, 0).numpy() for video in columns]
+        rows.append(np.concatenate(cells, axis=1))
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(rows, axis=0)).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def write_strip(path: Path, columns: Sequence[torch.Tensor], frame_indices: Sequence[int]) -> None:
+    """Write `strip_png` to `path` atomically."""
+    write_atomic(path, strip_png(columns, frame_indices))
+
+
+def _to_array(frame: av.VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
+    if size is not None:
+        frame = frame.reformat(width=size[1], height=size[0], format="rgb24", interpolation="AREA")
+    return frame.to_ndarray(format="rgb24")
