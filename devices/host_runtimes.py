@@ -119,7 +119,7 @@ class PyTorch:
         """Kernels by torch's own profiler."""
         from torch.profiler import ProfilerActivity, profile
 
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        with native_stderr_hidden(), profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(OPERATOR_RUNS):
                 self()
         rows = [

@@ -64,11 +64,11 @@ def report(paths: Sequence[Path], output: Path) -> Path:
         sessions=sessions,
         tiles=tiles(sources),
         strips={r.name: report_figures.strips(r.path / "samples.safetensors") for r in sources.runs},
-        training={r.name: Markup(report_figures.training(r.rows)) for r in sources.runs},  # noqa: S704
-        latency=[Markup(report_figures.latency(records)) for records in sessions],  # noqa: S704
-        memory=[Markup(report_figures.memory(records)) for records in sessions],  # noqa: S704
+        training={r.name: Markup(report_figures.training(r.rows)) for r in sources.runs},
+        latency=[Markup(report_figures.latency(records)) for records in sessions],
+        memory=[Markup(report_figures.memory(records)) for records in sessions],
         speedups=[speedups(records) for records in sessions],
-        plotly=Markup(report_figures.plotly_script()),  # noqa: S704
+        plotly=Markup(report_figures.plotly_script()),
         protocol=(protocol.__doc__ or "").strip(),
     )
     write_atomic(output, page)
@@ -121,7 +121,9 @@ def tiles(sources: Sources) -> list[dict[str, str]]:
             share = run.evaluation["student_params"] / run.evaluation["teacher_params"]
             kept = student["psnr_db"] / teacher["psnr_db"]
             found.append({"value": f"{share:.1%}", "label": "of the teacher decoder's parameters"})
-            note = f"{student['psnr_db']:.2f} of {teacher['psnr_db']:.2f} dB on {run.evaluation['frames']} held-out frames"
+            note = (
+                f"{student['psnr_db']:.2f} of {teacher['psnr_db']:.2f} dB on {run.evaluation['frames']} held-out frames"
+            )
             found.append({"value": f"{kept:.1%}", "label": "of the teacher's PSNR", "note": note})
     for records in _sessions(sources.records)[:1]:
         for entry in speedups(records):

@@ -83,7 +83,7 @@ def training(rows: Sequence[dict[str, float]]) -> str:
 
 
 def latency(records: Sequence[ProfileRecord]) -> str:
-    """Every iteration of every candidate, with its quartiles; time on a logarithmic axis."""
+    """Every iteration of every candidate, with its quartiles."""
     figure = go.Figure()
     for record in sorted(records, key=lambda r: -r.latency.p50):
         figure.add_box(
@@ -97,7 +97,7 @@ def latency(records: Sequence[ProfileRecord]) -> str:
             line={"width": 1.5, "color": COLOURS[record.role]},
             fillcolor="rgba(0,0,0,0)",
         )
-    figure.update_layout(showlegend=False, xaxis={"title": "ms a call (logarithmic)", "type": "log", "dtick": "D2"})
+    figure.update_layout(showlegend=False, xaxis={"title": "ms a call", "rangemode": "tozero"})
     return _html(figure, 90 + 52 * len(records))
 
 

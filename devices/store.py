@@ -102,7 +102,9 @@ def _open(url: str) -> Engine:
 
 def _unusable(url: str, error: Exception) -> UserError:
     reason = " ".join(str(error).splitlines()[:1])[:160]
-    return UserError(f"profile store {url}: cannot be used ({reason}); name a writable one with --store or HANDHELD_STORE")
+    return UserError(
+        f"profile store {url}: cannot be used ({reason}); name a writable one with --store or HANDHELD_STORE"
+    )
 
 
 def _row(record: ProfileRecord) -> _Row:

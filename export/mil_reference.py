@@ -103,7 +103,9 @@ def _execute(operation: Operation, values: dict[Var, Any]) -> None:
     for variable, tensor in zip(operation.outputs, result if isinstance(result, list) else [result], strict=True):
         rounded = tensor.to(_dtype(variable))
         if tuple(rounded.shape) != tuple(variable.shape):
-            raise CheckFailed(f"Core ML reference: {name} '{variable.name}' gave {tuple(rounded.shape)}, not {variable.shape}")
+            raise CheckFailed(
+                f"Core ML reference: {name} '{variable.name}' gave {tuple(rounded.shape)}, not {variable.shape}"
+            )
         values[variable] = rounded
 
 
@@ -116,7 +118,7 @@ def _value(item: Any, values: dict[Var, Any]) -> Any:
         return None
     if isinstance(item, list | tuple):
         return [_value(i, values) for i in item]
-    return values[item] if item in values else item.val
+    return values.get(item, item.val)
 
 
 def _wide(value: Any) -> torch.Tensor:
@@ -266,6 +268,11 @@ def _concat(given: Inputs) -> torch.Tensor:
     return torch.cat([_wide(value) for value in given["values"]], int(given["axis"]))
 
 
+@operator("stack")
+def _stack(given: Inputs) -> torch.Tensor:
+    return torch.stack([_wide(value) for value in given["values"]], int(given["axis"]))
+
+
 @operator("split")
 def _split(given: Inputs) -> list[torch.Tensor]:
     x, axis = _wide(given["x"]), int(given["axis"])
@@ -297,9 +304,11 @@ _MASKS = ("begin_mask", "end_mask", "squeeze_mask")
 def _pad(given: Inputs) -> torch.Tensor:
     x, pad, mode = _wide(given["x"]), _ints(given["pad"]), str(given["mode"])
     pairs = [pad[2 * i : 2 * i + 2] for i in reversed(range(len(pad) // 2))]
-    flat = [side for pair in pairs for side in pair]
     if mode == "constant":
-        return F.pad(x, flat, value=float(given["constant_val"]))
+        return F.pad(x, [side for pair in pairs for side in pair], value=float(given["constant_val"]))
+    while len(pairs) > 1 and not any(pairs[-1]):  # torch takes no such padding of the leading dimensions, even of 0
+        pairs.pop()
+    flat = [side for pair in pairs for side in pair]
     return F.pad(x, flat, mode={"replicate": "replicate", "reflect": "reflect"}[mode])
 
 

@@ -145,5 +145,5 @@ def write_artifact(
         inputs=[TensorInfo(name="latent", shape=latent.shape, dtype=dtype, meaning="latent frames (T, C, h, w)")],
         outputs=[TensorInfo(name="frames", shape=frames.shape, dtype=dtype, meaning="RGB in [-1, 1], (T, 3, H, W)")],
         parity=found,
-        graph=GraphFacts(**asdict(written), **estimates),
+        graph=GraphFacts.model_validate(asdict(written) | estimates),
     )

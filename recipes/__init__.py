@@ -14,7 +14,7 @@ _PUBLIC = {
     "load_teacher": "recipes.teachers.diffusers_vae",
     "read_recipe": "recipes.rundir",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = ["distill", "load_recipe", "load_teacher", "read_recipe"]
 
 
 def __getattr__(name: str) -> Any:  # importing the trainer takes seconds, reading a recipe must not

@@ -17,6 +17,7 @@ from recipes.teachers import diffusers_vae
 from recipes.teachers.diffusers_vae import DiffusersVAE
 from toolkit import students
 from toolkit.errors import UserError
+from toolkit.students import Student
 
 PIXEL_LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
 
@@ -138,7 +139,7 @@ def build_task(recipe: Recipe) -> Task:
     return DistillationTask(teacher, student, recipe.objective, recipe.data.train)
 
 
-def _build_student(spec: TurboVAEDSpec, teacher: DiffusersVAE) -> nn.Module:
+def _build_student(spec: TurboVAEDSpec, teacher: DiffusersVAE) -> Student:
     student = students.build(spec.kind, spec.preset, spec.overrides)
     theirs = (teacher.latent_channels, teacher.temporal_factor, teacher.spatial_factor)
     ours = (student.config.latent_channels, student.config.temporal_factor, student.config.spatial_factor)

@@ -18,11 +18,12 @@ TEACHER_FOLDER = "teacher"
 
 
 def save_result(run: RunDirectory, recipe: Recipe, student: nn.Module) -> None:
-    """Write `student.json` + `student.safetensors`, or for an autoencoder the folder `teacher/` in diffusers' layout."""
+    """Write `student.json` + `student.safetensors`, or for an autoencoder the folder `teacher/` for diffusers."""
     if isinstance(recipe.student, AutoencoderSpec):
         assert isinstance(student, DiffusersVAE)
         _save_teacher(run, recipe.student.class_name, student)
     else:
+        assert isinstance(student, students.Student)
         students.save(student, run.path)
 
 

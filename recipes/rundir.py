@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ class RunDirectory:
         if not resume:
             raise UserError(f"{self.path}: a run is there already; add --resume to go on, or name another --output")
         if self.recipe.read_text(encoding="utf-8") != text:
-            raise UserError(f"{self.recipe}: the run was started with another recipe; resume it with that one unchanged")
+            raise UserError(
+                f"{self.recipe}: the run was started with another recipe; resume it with that one unchanged"
+            )
 
     def save_checkpoint(self, path: Path, state: dict[str, Any]) -> None:
         buffer = io.BytesIO()  # torch's own writer turns a full disk into an unreadable RuntimeError
@@ -73,7 +76,7 @@ class RunDirectory:
             return None
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, ValueError) as error:
+        except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
             raise UserError(f"{path}: damaged checkpoint; delete it to start the run anew") from error
         assert isinstance(state, dict)
         return state

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
@@ -144,14 +145,15 @@ class Trainer:
         loader = self.fabric.setup_dataloaders(
             DataLoader(self.clips, batch_size=spec.batch, sampler=sampler), use_distributed_sampler=False
         )
-        batches = iter(loader)
+        batches: Iterator[torch.Tensor] = iter(loader)  # type: ignore[arg-type]
         for _ in range(self.step, self.recipe.total_steps):
             yield [next(batches) for _ in range(spec.accumulate)]
 
     def _optimize(self, batches: list[torch.Tensor]) -> dict[str, float]:
         """One optimizer step over accumulated micro-batches; returns the mean of each loss."""
         spec = self.recipe.trainer
-        torch.manual_seed(hash((spec.seed, self.step, self.fabric.global_rank)) & 0x7FFF_FFFF)
+        seeds = np.random.SeedSequence([spec.seed, self.step, self.fabric.global_rank])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
         self.task.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe.phases, self.step)

@@ -151,7 +151,9 @@ def read_manifest(bundle: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: not a manifest of this release ({error.error_count()} unknown or missing keys)") from error
+        raise UserError(
+            f"{path}: not a manifest of this release ({error.error_count()} unknown or missing keys)"
+        ) from error
 
 
 def changed_files(bundle: Path, manifest: Manifest) -> list[str]:

@@ -10,8 +10,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-CHATTY_LOGGERS = ("torch", "torch.onnx", "torch.utils._pytree", "torchao", "coremltools", "diffusers", "lightning.fabric",
-                  "lightning_fabric", "executorch", "root")
+CHATTY_LOGGERS = (
+    "torch",
+    "torch.onnx",
+    "torch.utils._pytree",
+    "torchao",
+    "coremltools",
+    "diffusers",
+    "lightning.fabric",
+    "lightning_fabric",
+    "executorch",
+    "root",
+)
 
 
 def hush_libraries() -> None:

@@ -21,7 +21,9 @@ from toolkit.files import write_atomic
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
 
 
-def read_video(path: Path, start: int = 0, stop: int | None = None, size: tuple[int, int] | None = None) -> torch.Tensor:
+def read_video(
+    path: Path, start: int = 0, stop: int | None = None, size: tuple[int, int] | None = None
+) -> torch.Tensor:
     """Decode frames `start` to `stop` of a video file, resized to `size` (height, width) by area averaging.
 
     Returns `(T, 3, H, W)` uint8. Raises `UserError` if the file is missing, is not a video, breaks off

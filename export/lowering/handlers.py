@@ -25,7 +25,7 @@ Handler = Callable[..., Packed]
 HANDLERS: dict[str, Handler] = {}
 
 #: Operators whose handlers take their weights as they are, to split them ahead of the graph.
-TAKES_WEIGHTS = {"aten.conv3d.default"}
+TAKES_WEIGHTS = {"aten.conv3d.default", "aten.conv3d.padding"}
 #: Operators that only check or compute nothing in evaluation mode.
 IDENTITIES = {"aten.dropout.default", "aten.alias.default", "aten.contiguous.default", "aten.clone.default"}
 RESHAPES = {
@@ -54,6 +54,11 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
 @handles(*IDENTITIES)
 def identity(_lowering: Lowering, _node: Node, x: Packed, *_args: Any, **_kwargs: Any) -> Packed:
     return x
+
+
+@handles("aten.to.dtype")
+def cast(_lowering: Lowering, _node: Node, x: Packed, dtype: torch.dtype, *_args: Any) -> Packed:
+    return Packed(x.storage.to(dtype), x.axes, x.dims)
 
 
 @handles(*RESHAPES)
@@ -85,7 +90,7 @@ def movedim(_lowering: Lowering, _node: Node, x: Packed, source: Any, destinatio
     return x.permute(order)
 
 
-@handles("aten.conv3d.default")
+@handles("aten.conv3d.default", "aten.conv3d.padding")
 def conv3d(
     lowering: Lowering,
     node: Node,
@@ -115,9 +120,7 @@ def conv3d(
         shifted = frames[begin : begin + (steps - 1) * stride[0] + 1 : stride[0]]
         kernel_2d = lowering.constant(f"{weight.name}_tap{tap}", _tap(weight, tap))
         tap_bias = lowering.constant(bias.name, _whole(bias)) if bias is not None and tap == 0 else None
-        part = F.conv2d(
-            shifted, kernel_2d, tap_bias, stride[1:], (height_pad[0], width_pad[0]), dilation[1:], groups
-        )
+        part = F.conv2d(shifted, kernel_2d, tap_bias, stride[1:], (height_pad[0], width_pad[0]), dilation[1:], groups)
         total = part if total is None else total + part
     assert total is not None
     return Packed.from_frames(total)
@@ -279,9 +282,7 @@ def _triple(value: int | Sequence[int]) -> tuple[int, int, int]:
     return (values * 3)[:3] if len(values) == 1 else (values[0], values[1], values[2])
 
 
-def _padding(
-    padding: Sequence[int] | str, kernel: Sequence[int], dilation: Sequence[int]
-) -> list[tuple[int, int]]:
+def _padding(padding: Sequence[int] | str, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
     """(before, after) for time, height and width."""
     if padding == "valid":
         return [(0, 0)] * 3

@@ -61,6 +61,7 @@ class LoweredModule(nn.Module):
             if node.op == "get_attr"
         }
         self._video_inputs = [example.ndim == VIDEO_RANK for example in example_inputs]
+        self._video_outputs: list[bool] = []
         self.constants = nn.ParameterDict()
         self._frozen = False
         frames = [to_frames(example) if example.ndim == VIDEO_RANK else example for example in example_inputs]
@@ -114,15 +115,13 @@ class Lowering:
             found = self.values[item]
             return self._packed(node, found) if isinstance(found, Weight) and not keeps_weights else found
 
-        args = torch.fx.map_arg(node.args, value)
-        kwargs = torch.fx.map_arg(node.kwargs, value)
+        args: Any = torch.fx.map_arg(node.args, value)
+        kwargs: Any = torch.fx.map_arg(node.kwargs, value)
         try:
             if name in handlers.HANDLERS:
                 return handlers.HANDLERS[name](self, node, *args, **kwargs)
             if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
                 return handlers.pointwise(node, args, kwargs)
-            if name in {"aten.to.dtype", "aten._to_copy.default"}:
-                return Packed(args[0].storage.to(*args[1:2], **kwargs), args[0].axes, args[0].dims)
             return self._as_it_is(node, args, kwargs)
         except Unrepresentable as error:
             raise refusal(node, f"needs {error}") from error
@@ -154,6 +153,7 @@ class Lowering:
         assert isinstance(returned, tuple | list)
         results, kinds = [], []
         for item in returned:
+            assert isinstance(item, Node)
             packed = self.values[item]
             is_video = len(packed.dims) == VIDEO_RANK
             try:

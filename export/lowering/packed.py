@@ -166,7 +166,7 @@ def rearrange(tensor: torch.Tensor, source: Sequence[Dim], target: Sequence[Dim]
 
 
 def _by_pixel_shuffle(tensor: torch.Tensor, source: Sequence[Dim], target: Sequence[Dim]) -> torch.Tensor | None:
-    """The move as `pixel_shuffle`, where the target's last two axes are (H, r) and (W, r) and H, W lie last in source."""
+    """The move as `pixel_shuffle`: the target's last two axes are (H, r) and (W, r), and H, W lie last in source."""
     lead, channels, rows, columns = target
     have = [atom for axis in source for atom in axis]
     if len(rows) < 2 or len(columns) < 2 or rows[-1].size != columns[-1].size:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
@@ -24,14 +25,14 @@ class Clips(Dataset[torch.Tensor]):
         self.videos = load_videos(spec)
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        random = torch.Generator().manual_seed((self.seed << 32) + number)
-        frames = self.videos[_draw(random, len(self.videos))]
+        random = np.random.default_rng([self.seed, number])
+        frames = self.videos[random.integers(len(self.videos))]
         length, height, width = frames.shape[0], *frames.shape[-2:]
         crop_height, crop_width = self.spec.size or (height, width)
-        start = _draw(random, length - self.spec.frames + 1)
-        top, left = _draw(random, height - crop_height + 1), _draw(random, width - crop_width + 1)
+        start = random.integers(length - self.spec.frames + 1)
+        top, left = random.integers(height - crop_height + 1), random.integers(width - crop_width + 1)
         clip = frames[start : start + self.spec.frames, :, top : top + crop_height, left : left + crop_width]
-        if self.spec.flip and _draw(random, 2):
+        if self.spec.flip and random.integers(2):
             clip = clip.flip(-1)
         return to_unit_range(clip)
 
@@ -74,7 +75,3 @@ def load_videos(spec: ClipsSpec) -> list[torch.Tensor]:
             )
         videos.append(frames)
     return videos
-
-
-def _draw(random: torch.Generator, stop: int) -> int:
-    return int(torch.randint(stop, (), generator=random))

@@ -70,19 +70,22 @@ def load(spec: TeacherSpec) -> DiffusersVAE:
     Raises `UserError` with how to fetch the weights where they are not to be had.
     """
     cls = _class(spec.class_name)
-    source = asset_path(spec.weights)
-    location = str(source) if source.exists() else spec.weights
+    path = asset_path(spec.weights)
+    folder = path / spec.subfolder if spec.subfolder else path
+    is_local = folder.exists()
     try:
-        vae = cls.from_pretrained(location, subfolder=spec.subfolder, torch_dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        folder = f"/{spec.subfolder}" if spec.subfolder else ""
+        vae = cls.from_pretrained(
+            path if is_local else spec.weights, subfolder=spec.subfolder, torch_dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        if is_local:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{folder}: no usable weights of {spec.class_name} ({reason}); fetch them again") from error
         raise UserError(
-            f"teacher {spec.class_name}: no weights at '{spec.weights}{folder}' ({reason}). Fetch them where there "
-            f"is a network with `hf download {spec.weights} --local-dir DIR` and set teacher.weights=DIR"
+            f"teacher {spec.class_name}: '{spec.weights}' is no folder here, and the hub did not give it. Where there "
+            f"is a network, run `hf download {spec.weights} --local-dir DIR`, copy DIR, and --set teacher.weights=DIR"
         ) from error
-    teacher = DiffusersVAE(vae).eval()
-    return teacher.requires_grad_(False)
+    return DiffusersVAE(vae).eval().requires_grad_(False)
 
 
 def load_teacher(run: Path) -> DiffusersVAE:
@@ -105,5 +108,5 @@ def _class(name: str) -> type[ModelMixin]:
     if name not in KNOWN_CLASSES:
         raise unknown_name("teacher class", name, KNOWN_CLASSES)
     cls = getattr(diffusers, name)
-    assert isinstance(cls, type) and issubclass(cls, ModelMixin)
+    assert issubclass(cls, ModelMixin)
     return cls

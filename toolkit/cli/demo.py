@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from toolkit.bundle import read_manifest
 from toolkit.cli.distill import print_evaluation
-from toolkit.cli.export import print_artifacts, teacher_source
+from toolkit.cli.export import print_artifacts, print_parities, teacher_source
 from toolkit.cli.output import command_line, console
 from toolkit.cli.profile import print_records
 from toolkit.errors import CheckFailed
@@ -39,8 +40,7 @@ def demo(
     print_artifacts(export.export(teacher_source(run), TARGETS[:1], teacher, command=command))
     _step(3, "verify: hashes, and parity once more from the files")
     results = export.verify(bundle)
-    for target, parity in results.items():
-        console.print(f"  {target}: {parity}", highlight=False)
+    print_parities(str(bundle), read_manifest(bundle), results)
     if not all(parity.passed for parity in results.values()):
         raise CheckFailed(f"{bundle}: an artifact differs from PyTorch on this machine")
     _step(4, "profile: teacher and student on this host, interleaved")

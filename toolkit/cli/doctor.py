@@ -76,7 +76,9 @@ def _executorch() -> Finding:
         backends = [str(name) for name in Runtime.get().backend_registry.registered_backend_names]
     works = any("xnnpack" in name.lower() for name in backends)
     names = ", ".join(name.removesuffix("Backend") for name in backends)
-    return Finding("ExecuTorch with XNNPACK", works, f"{version('executorch')}: {names}", "pip install executorch==1.5.1")
+    return Finding(
+        "ExecuTorch with XNNPACK", works, f"{version('executorch')}: {names}", "pip install executorch==1.5.1"
+    )
 
 
 def _coremltools() -> Finding:
@@ -95,7 +97,9 @@ def _coreml_execution() -> Finding:
 
 def _adb() -> Finding:
     path = shutil.which("adb")
-    return Finding("adb (Android)", path is not None, path or "", "apt-get install adb, or Android platform-tools", False)
+    return Finding(
+        "adb (Android)", path is not None, path or "", "apt-get install adb, or Android platform-tools", False
+    )
 
 
 def _xcrun() -> Finding:

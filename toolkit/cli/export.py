@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +14,16 @@ from toolkit.errors import UserError
 if TYPE_CHECKING:
     from export import Source
     from toolkit.bundle import Manifest
+    from toolkit.parity import Parity
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     targets: Annotated[list[str], typer.Option("--target", help="A named preset; may be given several times.")],
     output: Annotated[Path | None, typer.Option(help="The bundle. [default: RUN/bundle]")] = None,
-    shape: Annotated[str | None, typer.Option(help="The latent's frames x height x width, for example 5x32x32.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="The latent's frames x height x width, for example 5x32x32.")
+    ] = None,
     teacher: Annotated[bool, typer.Option("--teacher", help="Export the teacher's decoder, as a baseline.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
@@ -57,12 +61,31 @@ def teacher_source(run: Path) -> Source:
 
 def print_artifacts(manifest: Manifest) -> None:
     """One row an artifact: size, graph facts, parity and how it was shown."""
+    parities = {artifact.target: artifact.parity for artifact in manifest.artifacts}
+    print_parities(manifest.name, manifest, parities)
+
+
+def print_parities(title: str, manifest: Manifest, parities: Mapping[str, Parity]) -> None:
+    """One row a target; `parities` may be those of the manifest or fresh ones."""
+    columns = ["target", "MB", "max rank", "delegated", "parity", "max |Δ|/scale", "PSNR dB", "tolerance", "how"]
     rows = []
-    for artifact in manifest.artifacts:
-        graph = artifact.graph
-        share = f"{graph.delegated_share:.1%} in {graph.delegates}" if graph.delegated_share is not None else "–"
-        rows.append([artifact.target, f"{artifact.bytes / 1e6:.2f}", str(graph.max_rank), share, str(artifact.parity)])
-    print_table(manifest.name, ["target", "MB", "max rank", "delegated", "parity with PyTorch fp32"], rows)
+    for target, parity in parities.items():
+        artifact = manifest.artifact(target)
+        share = artifact.graph.delegated_share
+        rows.append(
+            [
+                target,
+                f"{artifact.bytes / 1e6:.2f}",
+                str(artifact.graph.max_rank),
+                "–" if share is None else f"{share:.1%} in {artifact.graph.delegates}",
+                "pass" if parity.passed else "FAIL",
+                "–" if parity.max_abs is None else f"{parity.max_abs / parity.scale:.1e}",
+                "–" if parity.psnr_db is None else f"{parity.psnr_db:.1f}",
+                str(parity.tolerance),
+                f"{parity.how}, {parity.runtime}",
+            ]
+        )
+    print_table(title, columns, rows)
 
 
 def _parse_shape(text: str | None) -> tuple[int, int, int] | None:

@@ -11,7 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
+WIDTH_WITHOUT_TERMINAL = 160  # a log or a pipe has no width of its own; the default of 80 would fold every table
+
+console = Console() if sys.stdout.isatty() else Console(width=WIDTH_WITHOUT_TERMINAL)
 console_err = Console(stderr=True)
 
 

@@ -51,7 +51,9 @@ def print_records(records: Sequence[ProfileRecord]) -> None:
         figures = [summary[key] for key in ("p50_ms", "p90_ms", "p99_ms", "load_ms", "first_ms")]
         memory = f"{added:.0f}" if added is not None else "–"
         rows.append([record.label, record.target, *(f"{figure:.1f}" for figure in figures), memory])
-    title = f"{first.obtained} on {first.device.model}, {first.threads} threads, {len(first.latency.iterations_ms)} rounds"
+    title = (
+        f"{first.obtained} on {first.device.model}, {first.threads} threads, {len(first.latency.iterations_ms)} rounds"
+    )
     print_table(title, columns, rows)
 
 
@@ -60,4 +62,3 @@ def print_operators(record: ProfileRecord, most: int = 5) -> None:
     if record.operators:
         rows = [[row.name, row.unit, f"{row.ms:.2f}", str(row.calls)] for row in record.operators[:most]]
         print_table(f"slowest operators: {record.label}", ["operator", "unit", "ms", "calls"], rows)
-

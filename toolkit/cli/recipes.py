@@ -25,7 +25,9 @@ def list_recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
     if as_json:
         print_json([{"name": r.name, "description": r.description, "steps": r.total_steps} for r in found])
         return
-    print_table("recipes", ["name", "steps", "description"], [[r.name, f"{r.total_steps:,}", r.description] for r in found])
+    print_table(
+        "recipes", ["name", "steps", "description"], [[r.name, f"{r.total_steps:,}", r.description] for r in found]
+    )
 
 
 @app.command()

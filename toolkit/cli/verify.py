@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.output import console, print_json, print_table
+from toolkit.cli.export import print_parities
+from toolkit.cli.output import console, print_json
 from toolkit.errors import CheckFailed
 
 
@@ -24,12 +25,7 @@ def verify(
     if as_json:
         print_json({target: parity.model_dump(mode="json") for target, parity in results.items()})
     else:
-        rows = []
-        for target, parity in results.items():
-            graph = manifest.artifact(target).graph
-            share = f"{graph.delegated_share:.1%}" if graph.delegated_share is not None else "–"
-            rows.append([target, str(graph.max_rank), share, str(parity)])
-        print_table(f"{bundle}", ["target", "max rank", "delegated", "parity with PyTorch fp32"], rows)
+        print_parities(str(bundle), manifest, results)
     failed = [target for target, parity in results.items() if not parity.passed]
     if failed:
         raise CheckFailed(f"{bundle}: {', '.join(failed)} differ from PyTorch here; export the bundle again")

@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save as to_safetensors
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from toolkit.errors import UserError, unknown_name
@@ -26,37 +27,45 @@ CONFIG_FILE = "student.json"
 WEIGHTS_FILE = "student.safetensors"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A registered student: its class, its configuration's class and its presets."""
-
-    module: Callable[[Any], nn.Module]
-    config: type[BaseModel]
-    presets: Mapping[str, BaseModel]
-
-
 class DecoderConfig(Protocol):
     """What every video-decoder student's configuration answers."""
 
-    latent_channels: int
-
+    @property
+    def latent_channels(self) -> int: ...
     @property
     def temporal_factor(self) -> int: ...
     @property
     def spatial_factor(self) -> int: ...
+    def model_dump(self, *, mode: str = "python") -> dict[str, Any]: ...
 
 
-Module = TypeVar("Module", bound=type[nn.Module])
+class Student(nn.Module):
+    """Base of all students: a network that its `kind` and `config` rebuild."""
+
+    kind: ClassVar[str]
+    config: DecoderConfig
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A registered student: its class, its configuration's class and its presets."""
+
+    module: Callable[[Any], Student]
+    config: type[BaseModel]
+    presets: Mapping[str, BaseModel]
+
+
+Class = TypeVar("Class", bound=type[Student])
 
 _KINDS: dict[str, Kind] = {}
 
 
-def register(kind: str, config: type[BaseModel], presets: Mapping[str, BaseModel]) -> Callable[[Module], Module]:
+def register(kind: str, config: type[BaseModel], presets: Mapping[str, BaseModel]) -> Callable[[Class], Class]:
     """Class decorator that makes a student known under `kind`."""
 
-    def add(module: Module) -> Module:
+    def add(module: Class) -> Class:
         _KINDS[kind] = Kind(module, config, presets)
-        module.kind = kind  # type: ignore[attr-defined]
+        module.kind = kind
         return module
 
     return add
@@ -69,7 +78,7 @@ def kinds() -> dict[str, Kind]:
     return dict(_KINDS)
 
 
-def build(kind: str, preset: str, overrides: Mapping[str, Any] | None = None) -> nn.Module:
+def build(kind: str, preset: str, overrides: Mapping[str, Any] | None = None) -> Student:
     """An untrained student: a preset's configuration with `overrides`; raises `UserError` on unknown names."""
     found = _kind(kind)
     if preset not in found.presets:
@@ -78,19 +87,21 @@ def build(kind: str, preset: str, overrides: Mapping[str, Any] | None = None) ->
     return found.module(validate(found.config, data, f"student {kind}:{preset}"))
 
 
-def save(student: nn.Module, folder: Path) -> None:
+def save(student: Student, folder: Path) -> None:
     """Write `student.json` and `student.safetensors` into `folder`, weights first, so that a config has weights."""
     weights = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
-    description = {"kind": student.kind, "config": cast(BaseModel, student.config).model_dump(mode="json")}
+    description = {"kind": student.kind, "config": student.config.model_dump(mode="json")}
     write_atomic(folder / WEIGHTS_FILE, to_safetensors(weights, metadata={"format": "pt"}))
     write_atomic(folder / CONFIG_FILE, json.dumps(description, indent=2) + "\n")
 
 
-def load(folder: Path) -> nn.Module:
+def load(folder: Path) -> Student:
     """The student of a run directory, in evaluation mode; raises `UserError` where it is missing or damaged."""
     description, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if not description.is_file() or not weights_path.is_file():
-        raise UserError(f"{folder}: holds no finished student; run `handheld distill` (with --resume if it was stopped)")
+        raise UserError(
+            f"{folder}: holds no finished student; run `handheld distill` (with --resume if it was stopped)"
+        )
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
         kind, data = content["kind"], content["config"]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from toolkit.blocks import ChannelLayerNorm, ChannelRMSNorm, Conv3d, DecoupledPixelShuffle3d, SeparableConv3d
 from toolkit.schema import StrictModel
-from toolkit.students import register
+from toolkit.students import Student, register
 
 
 class TurboVAEDConfig(StrictModel):
@@ -37,7 +37,8 @@ class TurboVAEDConfig(StrictModel):
     separable: tuple[bool, ...]
     strides: tuple[tuple[PositiveInt, PositiveInt], ...]
     separable_transitions: bool = Field(
-        default=False, description="separable upsamplers and channel changes too, which the published family keeps dense"
+        default=False,
+        description="separable upsamplers and channel changes too, which the published family keeps dense",
     )
     depthwise_kernel: Literal[3, 5, 7] = 5
     patch: Literal[1, 4] = 4
@@ -81,10 +82,10 @@ PRESETS = {
 
 
 @register("turbo_vaed", TurboVAEDConfig, PRESETS)
-class TurboVAED(nn.Module):
+class TurboVAED(Student):
     """The decoder; see `TurboVAEDConfig`. Not causal: every frame sees its neighbours on both sides."""
 
-    kind: str
+    config: TurboVAEDConfig
 
     def __init__(self, config: TurboVAEDConfig) -> None:
         super().__init__()

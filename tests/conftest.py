@@ -1,0 +1,127 @@
+"""What several test modules share: a small clip, a small teacher, a recipe over both, a finished run, a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+import yaml
+
+TINY_VAE: dict[str, Any] = {
+    "latent_channels": 4,
+    "block_out_channels": [8, 8],
+    "decoder_block_out_channels": [8, 8],
+    "down_block_types": ["LTXVideoDownBlock3D", "LTXVideoDownBlock3D"],
+    "layers_per_block": [1, 1, 1],
+    "decoder_layers_per_block": [1, 1, 1],
+    "spatio_temporal_scaling": [True, False],
+    "decoder_spatio_temporal_scaling": [True, False],
+    "decoder_inject_noise": [False, False, False],
+    "downsample_type": ["conv", "conv"],
+    "upsample_residual": [False, False],
+    "upsample_factor": [1, 1],
+    "patch_size": 4,
+    "spatial_compression_ratio": 8,
+    "temporal_compression_ratio": 2,
+}
+TARGETS = ["onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"]
+
+RecipeWriter = Callable[..., Path]
+
+
+def write_clip(path: Path, frames: int = 20, height: int = 48, width: int = 64) -> Path:
+    """A moving gradient as an MPEG-4 file."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(frames):
+            picture = np.stack([(rows * 4 + number * 3) % 256, (columns * 3 + number * 5) % 256, rows + columns], -1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained AutoencoderKLLTXVideo at tiny width, saved as diffusers saves it."""
+    from recipes.teachers.diffusers_vae import build
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("teacher")
+    build("AutoencoderKLLTXVideo", TINY_VAE).vae.save_pretrained(folder)
+    return folder
+
+
+def tiny_recipe(clip: Path, teacher: Path) -> dict[str, Any]:
+    """A distillation of a few steps; every key that a test may want to change is there."""
+    clips = {"kind": "clips", "path": str(clip), "frames": 5}
+    return {
+        "name": "tiny",
+        "teacher": {"kind": "diffusers_vae", "class": "AutoencoderKLLTXVideo", "weights": str(teacher)},
+        "student": {"kind": "turbo_vaed", "preset": "demo", "latent_channels": 4, "widths": [8, 8, 8]},
+        "data": {
+            "train": {**clips, "range": [0, 12], "size": [32, 32]},
+            "validation": {**clips, "range": [12, 20]},
+        },
+        "objective": {
+            "reconstruction": {"loss": "l1", "against": "video"},
+            "features": [{"student": "up_blocks.1", "teacher": "up_blocks.1", "weight": 0.1}],
+        },
+        "phases": [{"steps": 6, "lr": 1e-3, "warmup": 2}],
+        "trainer": {
+            "batch": 1,
+            "accumulate": 2,
+            "precision": "32-true",
+            "ema": 0.5,
+            "validate_every": 3,
+            "checkpoint_every": 2,
+            "log_every": 1,
+        },
+    }
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path, clip_file: Path, teacher_folder: Path) -> RecipeWriter:
+    """Writes the tiny recipe after a change to it, and gives its path."""
+
+    def write(change: Callable[[dict[str, Any]], None] = lambda _recipe: None) -> Path:
+        recipe = tiny_recipe(clip_file, teacher_folder)
+        change(recipe)
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, clip_file: Path, teacher_folder: Path) -> Path:
+    """A run directory as `distill` leaves it. Read only: copy it to change it."""
+    import recipes
+
+    folder = tmp_path_factory.mktemp("distilled")
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tiny_recipe(clip_file, teacher_folder)))
+    recipes.distill(recipes.load_recipe(path), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def exported_bundle(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
+    """A bundle with all three targets. Read only: copy it to change it."""
+    import export
+
+    path = tmp_path_factory.mktemp("exported") / "bundle"
+    export.export(export.from_run(finished_run), TARGETS, path, command="handheld export run")
+    return path

@@ -1,0 +1,62 @@
+"""Profiling on the host: what is refused before anything is timed, and what one session leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import devices
+from toolkit.errors import CheckFailed, DeviceError, UserError
+
+
+def test_unknown_device_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"unknown device 'hots'\. Did you mean 'host'\? Known: host\."):
+        devices.profile([], "hots")
+
+
+@pytest.mark.parametrize("iterations", [0, -3])
+def test_refuses_to_measure_nothing(make_bundle: Any, iterations: int) -> None:
+    with pytest.raises(UserError, match=rf"--iterations {iterations}: at least 1"):
+        devices.profile([make_bundle()], iterations=iterations)
+
+
+def test_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no bundle"):
+        devices.profile([tmp_path])
+
+
+def test_changed_bundle_is_not_timed(make_bundle: Any) -> None:
+    bundle = make_bundle()
+    with (bundle / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(CheckFailed, match=r"model\.onnx: changed"):
+        devices.profile([bundle])
+
+
+def test_candidate_with_wrong_output_is_not_timed(make_bundle: Any, frames: np.ndarray) -> None:
+    with pytest.raises(DeviceError, match=r"reference\.pt2: wrong output on this machine \(FAIL.*it was not timed"):
+        devices.profile([make_bundle(expected=frames + 1)])
+
+
+def test_artifact_that_its_runtime_cannot_load_is_a_device_error(make_bundle: Any) -> None:
+    with pytest.raises(DeviceError, match=r"model\.onnx: onnx could not run it"):
+        devices.profile([make_bundle(model=b"not a model")])
+
+
+@pytest.mark.slow
+def test_one_session_holds_reference_and_artifacts_with_all_their_figures(make_bundle: Any) -> None:
+    bundle = make_bundle()
+    records = devices.profile([bundle], iterations=3, threads=1)
+    assert [record.target for record in records] == ["reference", "onnx-fp32"]
+    assert len({record.session for record in records}) == 1
+    for record in records:
+        assert (record.bundle, record.role, record.threads, record.obtained) == ("tiny", "student", 1, "measured")
+        assert len(record.latency.iterations_ms) == 3
+        assert len(record.latency.warmup_ms) >= 3
+        assert record.parity.passed
+        assert record.memory is not None
+        assert record.operators
+    assert records[1].artifact_bytes == (bundle / "model.onnx").stat().st_size

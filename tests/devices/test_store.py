@@ -1,0 +1,115 @@
+"""The store of profile records: what goes in comes out, all or none, and an unusable store is the user's error."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devices import store
+from toolkit.errors import UserError
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "profiles.db"
+
+
+@pytest.fixture
+def url(database: Path) -> str:
+    return f"sqlite:///{database}"
+
+
+def test_records_come_back_whole_and_in_order(make_record: Any, url: str) -> None:
+    records = [make_record(times=[1 / 3, 2.0], target=target) for target in ("onnx-fp32", "reference", "coreml-fp16")]
+    assert store.add(records, url) == url
+    assert store.load(url) == records
+
+
+def test_later_records_are_added_to_earlier_ones(make_record: Any, url: str) -> None:
+    first, second = make_record(session="1" * 32), make_record(session="2" * 32)
+    store.add([first], url)
+    store.add([second], url)
+    assert store.load(url) == [first, second]
+
+
+def test_records_are_found_by_bundle(make_record: Any, url: str) -> None:
+    ours, theirs = make_record(bundle="ours"), make_record(bundle="theirs")
+    store.add([ours, theirs], url)
+    assert store.load(url, bundle="theirs") == [theirs]
+    assert store.load(url, bundle="nobody's") == []
+
+
+def test_new_store_is_empty_and_its_folder_is_made(url: str, database: Path) -> None:
+    assert store.load(url) == []
+    assert database.is_file()
+
+
+def test_columns_for_queries_say_what_the_record_says(make_record: Any, url: str, database: Path) -> None:
+    store.add([make_record(times=[30.0, 10.0, 20.0])], url)
+    with sqlite3.connect(database) as connection:
+        row = connection.execute("SELECT session, bundle, target, device, p50_ms, created FROM profiles").fetchone()
+    connection.close()
+    assert row == ("a" * 32, "tiny", "onnx-fp32", "box", 20.0, "2026-01-02T03:04:05+00:00")
+
+
+def test_one_record_that_cannot_be_kept_keeps_all_others_out(make_record: Any, url: str) -> None:
+    kept = make_record()
+    store.add([kept], url)
+    with pytest.raises(UserError):
+        store.add([make_record(), make_record(times=[math.nan]), make_record()], url)
+    assert store.load(url) == [kept]
+
+
+@pytest.mark.parametrize("use", ["add", "load"])
+@pytest.mark.parametrize("place", ["below a file", "a folder", "no database", "unknown driver", "no URL"])
+def test_unusable_store_is_refused_with_a_remedy(make_record: Any, tmp_path: Path, place: str, use: str) -> None:
+    (tmp_path / "file").write_bytes(b"no database, just text " * 50)
+    url = {
+        "below a file": f"sqlite:///{tmp_path}/file/profiles.db",
+        "a folder": f"sqlite:///{tmp_path}",
+        "no database": f"sqlite:///{tmp_path}/file",
+        "unknown driver": "nosuchdatabase://host/profiles",
+        "no URL": "profiles",
+    }[place]
+    with pytest.raises(UserError, match=r"cannot be used .*--store or HANDHELD_STORE") as caught:
+        store.add([make_record()], url) if use == "add" else store.load(url)
+    assert url in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_error_about_a_team_store_never_shows_its_password() -> None:
+    with pytest.raises(UserError) as caught:
+        store.load("nosuchdatabase://someone:s3cret@host/profiles")
+    assert "s3cret" not in str(caught.value)
+    assert "host/profiles" in str(caught.value)
+
+
+def test_record_of_another_release_is_refused(make_record: Any, url: str, database: Path) -> None:
+    store.add([make_record()], url)
+    with sqlite3.connect(database) as connection:
+        connection.execute("""UPDATE profiles SET record = '{"record_version": 99}'""")
+    connection.close()
+    with pytest.raises(UserError, match=r"profiles\.db"):
+        store.load(url)
+
+
+def test_json_file_round_trip(make_record: Any, tmp_path: Path) -> None:
+    records = [make_record(times=[1 / 3]), make_record(role="teacher", memory=None, operators=[])]
+    store.write_json(records, tmp_path / "out" / "records.json")
+    assert store.read_json(tmp_path / "out" / "records.json") == records
+
+
+def test_missing_json_file_is_refused_with_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.json: no such file .*handheld profile --json"):
+        store.read_json(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"{}x", b'[{"a": 1}]', b"3", b"null", b"\xff"])
+def test_json_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "other.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"other\.json: not a file of profile records"):
+        store.read_json(tmp_path / "other.json")

@@ -1,0 +1,39 @@
+"""ExecuTorch: what the converter does to a graph, and what it refuses to hand over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from export import executorch
+from toolkit.errors import CheckFailed
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+def test_the_two_transposes_are_a_pixel_shuffle(factor: int) -> None:
+    x = torch.randn(3, 2 * factor**2, 4, 5)
+    assert torch.equal(executorch.shuffle_pixels(x, factor), F.pixel_shuffle(x, factor))
+
+
+def test_a_program_is_wholly_delegated_at_rank_4_and_runs(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.PixelShuffle(2)).eval()
+    x = torch.randn(2, 3, 6, 8)
+    written = executorch.convert(torch.export.export(network, (x,)), tmp_path / "model.pte", ["x", "y"])
+    assert written.max_rank == 4
+    assert written.delegated_share == 1.0
+    assert written.operators["xnnpack:convolution"] == 1
+    execution = executorch.run(tmp_path / "model.pte", [x.numpy()])
+    with torch.no_grad():
+        np.testing.assert_allclose(execution.outputs[0], network(x).numpy(), atol=1e-5)
+
+
+def test_a_convolution_that_would_stay_on_the_portable_kernels_is_refused(tmp_path: Path) -> None:
+    program = torch.export.export(nn.Conv3d(2, 2, 1).eval(), (torch.randn(1, 2, 3, 4, 4),))
+    with pytest.raises(CheckFailed, match="outside the XNNPACK delegate"):
+        executorch.convert(program, tmp_path / "model.pte", ["x", "y"])
+    assert not list(tmp_path.iterdir())

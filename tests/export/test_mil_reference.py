@@ -1,0 +1,108 @@
+"""The Core ML evaluator: each operator it knows against PyTorch, fp16 rounding, and refusal of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import coremltools
+import numpy as np
+import pytest
+import torch
+from coremltools.converters.mil import Builder
+from torch import nn
+from torch.nn import functional as F
+
+from export import mil_reference
+from toolkit.errors import CheckFailed
+
+X = (2, 8, 6, 10)
+
+
+class Apply(nn.Module):
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def convert(module: nn.Module, folder: Path, precision: coremltools.precision) -> Path:
+    program = torch.export.export(module.eval(), (torch.randn(X),)).run_decompositions({})
+    model = coremltools.convert(
+        program,
+        minimum_deployment_target=coremltools.target.iOS17,
+        compute_precision=precision,
+        skip_model_load=True,
+    )
+    path = folder / "model.mlpackage"
+    model.save(str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(8, 4, 3, padding=1),
+        nn.Conv2d(8, 8, (3, 5), stride=(2, 1), padding=(0, 2), groups=8),
+        nn.Conv2d(8, 6, 3, dilation=2, padding="same"),
+        nn.Linear(10, 3),
+        nn.BatchNorm2d(8),
+        nn.LayerNorm(10),
+        nn.Softmax(dim=1),
+        nn.GELU(),
+        nn.PixelShuffle(2),
+        nn.ReflectionPad2d((1, 2, 3, 0)),
+        nn.ReplicationPad2d((1, 2, 0, 1)),
+        nn.ZeroPad2d((1, 0, 2, 0)),
+        nn.Hardtanh(-0.5, 0.25),
+        Apply(lambda x: x[:, 2:7:2, 1:, :-3]),
+        Apply(lambda x: torch.cat([x, x.abs().sqrt()], 1)),
+        Apply(lambda x: x.permute(0, 2, 3, 1).reshape(4, -1)),
+        Apply(lambda x: x @ x.transpose(-1, -2)),
+        Apply(lambda x: x.mean((2, 3), keepdim=True) + x.sum(1, keepdim=True)),
+        Apply(lambda x: torch.rsqrt(x.square() + 1) - torch.sigmoid(x) / (2 + torch.tanh(x))),
+        Apply(lambda x: torch.maximum(x, -x) * F.silu(x).exp().clamp(max=3)),
+        Apply(lambda x: torch.stack(x.split([3, 5], 1)[0].chunk(3, 1)).squeeze(2).repeat(1, 2, 1, 1)),
+        Apply(lambda x: F.softplus(x).unsqueeze(0).relu()[0]),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_operators_give_what_pytorch_gives(module: nn.Module, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(X)
+    package = convert(module, tmp_path, coremltools.precision.FLOAT32)
+    (actual,) = mil_reference.evaluate(mil_reference.load(package), [x.numpy()])
+    with torch.no_grad():
+        expected = module(x).numpy()
+    np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_half_precision_rounds_after_every_operator(tmp_path: Path) -> None:
+    package = convert(Apply(lambda x: (x + 1000.0) - 1000.0), tmp_path, coremltools.precision.FLOAT16)
+    x = np.full(X, 0.3, dtype=np.float32)
+    (actual,) = mil_reference.evaluate(mil_reference.load(package), [x])
+    expected = (np.float16(0.3) + np.float16(1000)) - np.float16(1000)
+    assert actual.flat[0] == expected == 0.5
+
+
+def test_a_gelu_is_approximated_where_the_program_says_so() -> None:
+    """Built by hand: coremltools 9.0 converts an exported tanh GELU to the exact one without a word."""
+
+    @Builder.program(input_specs=[Builder.TensorSpec(shape=(2, 3))])
+    def program(x):  # type: ignore[no-untyped-def]
+        return Builder.gelu(x=x, mode="TANH_APPROXIMATION")
+
+    x = torch.tensor([[-2.0, -1.0, -0.3], [0.4, 1.1, 2.0]])
+    (actual,) = mil_reference.evaluate(program, [x.numpy()])
+    np.testing.assert_allclose(actual, F.gelu(x, approximate="tanh").numpy(), atol=1e-6)
+
+
+def test_an_unknown_operator_is_refused_by_name() -> None:
+    @Builder.program(input_specs=[Builder.TensorSpec(shape=(2, 3))])
+    def program(x):  # type: ignore[no-untyped-def]
+        return Builder.erf(x=x)
+
+    with pytest.raises(CheckFailed, match="'erf' is not known"):
+        mil_reference.evaluate(program, [np.zeros((2, 3), dtype=np.float32)])

@@ -1,0 +1,31 @@
+"""ONNX: a self-contained file with the names we gave, the right numbers, and its rank read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from export import onnx as exporter
+
+
+def test_a_file_has_our_names_and_pytorchs_numbers(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU()).eval()
+    x = torch.randn(2, 3, 6, 8)
+    written = exporter.convert(torch.export.export(network, (x,)), tmp_path / "model.onnx", ["latent", "frames"])
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [value.name for value in (*graph.input, *graph.output)] == ["latent", "frames"]
+    assert written.max_rank == 4
+    assert written.operators["Conv"] == 1
+    with torch.no_grad():
+        expected = network(x).numpy()
+    np.testing.assert_allclose(exporter.run(tmp_path / "model.onnx", [x.numpy()]).outputs[0], expected, atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_the_rank_is_read_off_the_file_itself(tmp_path: Path) -> None:
+    program = torch.export.export(nn.Conv3d(2, 2, 1).eval(), (torch.randn(1, 2, 3, 4, 4),))
+    assert exporter.convert(program, tmp_path / "model.onnx", ["latent", "frames"]).max_rank == 5

@@ -1,0 +1,152 @@
+"""The export pipeline: what a bundle holds, and that a failed parity leaves none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import export
+from export import targets
+from export.sources import fit, from_run
+from export.targets import Target
+from tests.conftest import TARGETS
+from toolkit import students
+from toolkit.bundle import read_manifest
+from toolkit.errors import CheckFailed, UserError
+from toolkit.parity import Execution
+
+
+def test_a_bundle_is_complete_and_proved(exported_bundle: Path) -> None:
+    manifest = read_manifest(exported_bundle)
+    assert [a.target for a in manifest.artifacts] == TARGETS
+    assert all(a.parity.passed and a.graph.max_rank <= 4 for a in manifest.artifacts)
+    assert [a.parity.how for a in manifest.artifacts][:2] == ["executed", "executed"]
+    executorch = manifest.artifact("executorch-xnnpack-fp32").graph
+    assert executorch.delegated_share is not None
+    assert not any(name == "cpu:convolution" for name in executorch.operators)
+    assert {"sample.npz", "reference.pt2", "README.md", "model.onnx", "model.pte"} <= set(manifest.files)
+    assert any(name.startswith("model.mlpackage/") for name in manifest.files)
+
+
+def test_the_sample_is_the_students_own_answer(exported_bundle: Path, finished_run: Path) -> None:
+    with np.load(exported_bundle / "sample.npz") as sample:
+        latent, frames = torch.from_numpy(sample["latent"]), torch.from_numpy(sample["frames"])
+    with torch.no_grad():
+        video = students.load(finished_run)(latent.transpose(0, 1)[None])
+    assert torch.equal(video[0].transpose(0, 1), frames)
+
+
+def test_the_reference_program_runs_without_any_class_of_ours(exported_bundle: Path) -> None:
+    with np.load(exported_bundle / "sample.npz") as sample:
+        latent, frames = torch.from_numpy(sample["latent"]), torch.from_numpy(sample["frames"])
+    module = torch.export.load(exported_bundle / "reference.pt2").module()
+    with torch.no_grad():
+        assert torch.allclose(module(latent.transpose(0, 1)[None])[0].transpose(0, 1), frames, atol=1e-6)
+
+
+def test_the_card_names_every_artifact_and_how_it_was_proved(exported_bundle: Path) -> None:
+    card = (exported_bundle / "README.md").read_text()
+    for text in ("model.onnx", "model.pte", "model.mlpackage", "executed", "```swift", "```kotlin"):
+        assert text in card
+
+
+def test_verify_passes_on_what_export_wrote(exported_bundle: Path) -> None:
+    results = export.verify(exported_bundle)
+    assert list(results) == TARGETS
+    assert all(parity.passed for parity in results.values())
+
+
+def test_verify_names_a_changed_file(exported_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(exported_bundle, bundle)
+    content = bytearray((bundle / "model.pte").read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / "model.pte").write_bytes(content)
+    with pytest.raises(CheckFailed, match=r"model\.pte"):
+        export.verify(bundle)
+
+
+def test_verify_sees_an_artifact_that_computes_something_else(exported_bundle: Path, finished_run: Path) -> None:
+    target = targets.find_target("onnx-fp32")
+    with np.load(exported_bundle / "sample.npz") as sample:
+        inputs, expected = [sample["latent"]], [sample["frames"] * 1.001]
+    from export import parity
+
+    assert not parity.check(target, exported_bundle / "model.onnx", inputs, expected).passed
+
+
+def wrong_target(name: str) -> Target:
+    """A target whose artifact runs, and gives numbers that are slightly off."""
+    good = targets.find_target("onnx-fp32")
+
+    def run(path: Path, inputs: list[np.ndarray]) -> Execution:
+        execution = good.run(path, inputs)
+        return Execution([output + 0.01 for output in execution.outputs], "executed", "a broken runtime")
+
+    return replace(good, name=name, run=run)
+
+
+def test_a_failed_parity_is_a_failed_export_and_leaves_nothing(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets.all_targets()
+    monkeypatch.setitem(targets._TARGETS, "broken-fp32", wrong_target("broken-fp32"))
+    with pytest.raises(CheckFailed, match="broken-fp32: FAIL"):
+        export.export(from_run(finished_run), ["broken-fp32"], tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_artifact_above_rank_4_is_refused(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets.all_targets()
+    good = targets.find_target("onnx-fp32")
+    convert = lambda *a: replace(good.convert(*a), max_rank=5)  # noqa: E731
+    monkeypatch.setitem(targets._TARGETS, "tall-fp32", replace(good, name="tall-fp32", convert=convert))
+    with pytest.raises(CheckFailed, match="rank 5"):
+        export.export(from_run(finished_run), ["tall-fp32"], tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_shape_is_exported_on_request(finished_run: Path, tmp_path: Path) -> None:
+    manifest = export.export(from_run(finished_run), ["onnx-fp32"], tmp_path / "bundle", shape=(2, 4, 8))
+    assert manifest.artifacts[0].inputs[0].shape == (2, 4, 4, 8)
+    session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx")
+    assert session.get_inputs()[0].shape == [2, 4, 4, 8]
+
+
+def test_a_latent_is_repeated_and_cropped_to_a_shape() -> None:
+    latent = torch.arange(2 * 3 * 4).reshape(1, 1, 2, 3, 4)
+    fitted = fit(latent, (3, 2, 6))
+    assert fitted.shape == (1, 1, 3, 2, 6)
+    assert fitted[0, 0, 2, 1].tolist() == [4, 5, 6, 7, 4, 5]
+
+
+def test_a_run_without_a_student_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (run / "student.safetensors").unlink()
+    with pytest.raises(UserError, match="no finished student"):
+        from_run(run)
+
+
+def test_an_export_over_something_else_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "notes.txt").write_text("precious")
+    with pytest.raises(UserError, match="no bundle"):
+        export.export(from_run(finished_run), ["onnx-fp32"], tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "notes.txt").read_text() == "precious"
+
+
+def test_the_manifest_says_where_the_bundle_came_from(exported_bundle: Path) -> None:
+    provenance = json.loads((exported_bundle / "manifest.json").read_text())["provenance"]
+    assert provenance["command"] == "handheld export run"
+    assert provenance["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert len(provenance["recipe_sha256"]) == 64

@@ -1,0 +1,18 @@
+"""Export presets by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from export.targets import FP16, FP32, all_targets, find_target
+from toolkit.errors import UserError
+
+
+def test_the_first_targets_are_known_with_their_tolerances() -> None:
+    known = {name: target.tolerance for name, target in all_targets().items()}
+    assert known == {"onnx-fp32": FP32, "executorch-xnnpack-fp32": FP32, "coreml-fp16": FP16}
+
+
+def test_an_unknown_target_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="Did you mean 'onnx-fp32'"):
+        find_target("onnx-fp23")

@@ -1,0 +1,46 @@
+"""Feature alignment: taps by dotted name, heads that fit, errors relative to the teacher."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from recipes.alignment import Alignment, relative_mse, tapped
+from recipes.schema import FeatureSpec
+from toolkit.errors import UserError
+
+
+def test_taps_hold_the_named_outputs_and_leave_no_hook_behind() -> None:
+    network = nn.Sequential(nn.Conv3d(2, 3, 1), nn.ReLU())
+    x = torch.randn(1, 2, 2, 4, 4)
+    with tapped(network, ["0"]) as features:
+        network(x)
+    assert torch.equal(features["0"], network[0](x))
+    assert not network[0]._forward_hooks
+
+
+def test_an_unknown_block_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"no block 'mid'.*Known: 0"), tapped(nn.Sequential(nn.ReLU()), ["mid"]):
+        pass
+
+
+def test_the_relative_error_of_zeros_is_one_at_any_scale() -> None:
+    target = torch.randn(2, 3, 4)
+    for scale in (1e-2, 1.0, 1e3):
+        assert relative_mse(torch.zeros_like(target), scale * target) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_blocks_of_different_resolution_are_refused_with_both_sizes() -> None:
+    pair = FeatureSpec(student="a", teacher="b")
+    with pytest.raises(UserError, match=r"\[2, 4, 4\].*\[2, 8, 8\]"):
+        Alignment([pair], {"a": torch.zeros(1, 2, 2, 4, 4)}, {"b": torch.zeros(1, 2, 2, 8, 8)})
+
+
+def test_heads_carry_the_students_width_to_the_teachers() -> None:
+    pair = FeatureSpec(student="a", teacher="b", weight=2.0)
+    ours, theirs = torch.randn(1, 2, 2, 4, 4), torch.randn(1, 5, 2, 4, 4)
+    alignment = Alignment([pair], {"a": ours}, {"b": theirs})
+    head = alignment.heads[0]
+    expected = 2.0 * ((head(ours) - theirs) ** 2).mean() / (theirs**2).mean()
+    assert alignment({"a": ours}, {"b": theirs}).item() == pytest.approx(expected.item(), rel=1e-5)

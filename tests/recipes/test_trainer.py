@@ -1,0 +1,202 @@
+"""The trainer: schedules, resuming bit for bit, what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import recipes
+from recipes.rundir import RunDirectory
+from recipes.schema import PhaseSpec
+from recipes.trainer import Interrupted, learning_rate
+from tests.conftest import RecipeWriter
+from toolkit import students
+from toolkit.errors import UserError
+
+KILLED_AT_STEP = """
+import os, signal, sys
+from pathlib import Path
+import recipes
+from recipes.rundir import RunDirectory
+
+log = RunDirectory.log
+
+def log_or_die(self, row):
+    log(self, row)
+    if row["step"] == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunDirectory.log = log_or_die
+recipes.distill(recipes.load_recipe(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_the_rate_warms_up_falls_along_a_cosine_and_starts_anew_in_each_phase() -> None:
+    phases = [PhaseSpec(steps=10, lr=1.0, final_lr=0.2, warmup=2), PhaseSpec(steps=5, lr=0.1)]
+    assert learning_rate(phases, 0) == pytest.approx(0.5)
+    assert learning_rate(phases, 2) == pytest.approx(1.0)
+    assert learning_rate(phases, 6) == pytest.approx(0.6)
+    assert learning_rate(phases, 10) == learning_rate(phases, 14) == pytest.approx(0.1)
+
+
+def test_a_finished_run_holds_all_that_the_next_stages_read(finished_run: Path) -> None:
+    run = RunDirectory(finished_run)
+    evaluation = json.loads(run.evaluation.read_text())
+    assert evaluation["frames"] == 5
+    assert evaluation["student_params"] == sum(p.numel() for p in students.load(finished_run).parameters())
+    tensors = load_file(run.sample_tensors)
+    assert tensors["latent.0"].shape[1] == 4
+    assert {"truth.0", "teacher.0", "student.0"} <= set(tensors)
+    assert sorted(path.name for path in run.samples.iterdir()) == ["step_0000003.png", "step_0000006.png"]
+    assert run.last.is_file()
+    assert run.best.is_file()
+    assert list((finished_run / "tensorboard").iterdir())
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows if "lr" in row] == [1, 2, 3, 4, 5, 6]
+    assert {"reconstruction", "features"} <= set(rows[0])
+
+
+def test_the_scores_are_those_of_the_saved_student(finished_run: Path) -> None:
+    tensors = load_file(finished_run / "samples.safetensors")
+    student = students.load(finished_run)
+    with torch.no_grad():
+        decoded = student(tensors["latent.0"])[0]
+    assert torch.allclose(decoded, tensors["student.0"].float(), atol=2e-3)
+    error = ((decoded.clamp(-1, 1) - tensors["truth.0"].float()) ** 2).mean(dim=(0, 2, 3))
+    psnr = (10 * torch.log10(4 / error)).mean().item()
+    assert json.loads((finished_run / "evaluation.json").read_text())["student"]["psnr_db"] == pytest.approx(
+        psnr, abs=0.05
+    )
+
+
+def test_training_lowers_the_loss(write_recipe: RecipeWriter, tmp_path: Path) -> None:
+    path = write_recipe(lambda r: (r["phases"][0].update(steps=60, lr=5e-3), r["trainer"].update(validate_every=60)))
+    recipes.distill(recipes.load_recipe(path), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["reconstruction"] for row in rows if "reconstruction" in row]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@pytest.mark.slow
+def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(write_recipe: RecipeWriter, tmp_path: Path) -> None:
+    path = write_recipe()
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    recipes.distill(recipes.load_recipe(path), whole)
+    command = [sys.executable, "-c", KILLED_AT_STEP, str(path), str(killed), "5"]
+    result = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2], timeout=300)
+    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+    assert not (killed / "student.safetensors").exists()
+    assert torch.load(killed / "checkpoints" / "last.pt")["step"] == 4
+    recipes.distill(recipes.load_recipe(path), killed, resume=True)
+    assert (killed / "student.safetensors").read_bytes() == (whole / "student.safetensors").read_bytes()
+    assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert (
+        torch.load(killed / "checkpoints" / "last.pt")["best_psnr"]
+        == torch.load(whole / "checkpoints" / "last.pt")["best_psnr"]
+    )
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    write_recipe: RecipeWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipes.load_recipe(write_recipe())
+    log = RunDirectory.log
+
+    def interrupt_at_step_3(self: RunDirectory, row: dict[str, float | int]) -> None:
+        log(self, row)
+        if row["step"] == 3 and "lr" in row:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "log", interrupt_at_step_3)
+        with pytest.raises(Interrupted, match=r"saved at step 3; go on with .*--resume"):
+            recipes.distill(recipe, tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 3
+    recipes.distill(recipe, tmp_path / "run", resume=True)
+    recipes.distill(recipe, tmp_path / "whole")
+    assert (tmp_path / "run" / "student.safetensors").read_bytes() == (
+        tmp_path / "whole" / "student.safetensors"
+    ).read_bytes()
+
+
+def test_the_average_follows_its_formula(write_recipe: RecipeWriter, tmp_path: Path) -> None:
+    recipe = recipes.load_recipe(write_recipe(), ["phases.0.steps=2", "trainer.ema=0.75", "trainer.checkpoint_every=1"])
+    kept: list[dict[str, torch.Tensor]] = []
+    save = RunDirectory.save_checkpoint
+
+    def keep(self: RunDirectory, path: Path, state: dict[str, dict[str, torch.Tensor]]) -> None:
+        if path == self.last:
+            kept.append({name: value.clone() for name, value in state["task"].items()})
+        save(self, path, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "save_checkpoint", keep)
+        recipes.distill(recipe, tmp_path / "run")
+    name = "student.conv_in.conv.weight"
+    expected = 0.75 * kept[0][name] + 0.25 * kept[1][name]
+    result = load_file(tmp_path / "run" / "student.safetensors")["conv_in.conv.weight"]
+    assert torch.allclose(result, expected, atol=1e-7)
+
+
+def test_a_run_that_is_there_is_not_overwritten(write_recipe: RecipeWriter, finished_run: Path) -> None:
+    with pytest.raises(UserError, match="add --resume"):
+        recipes.distill(recipes.load_recipe(write_recipe()), finished_run)
+
+
+def test_a_run_is_not_resumed_with_another_recipe(write_recipe: RecipeWriter, finished_run: Path) -> None:
+    with pytest.raises(UserError, match="another recipe"):
+        recipes.distill(recipes.load_recipe(write_recipe(), ["trainer.seed=9"]), finished_run, resume=True)
+
+
+def test_a_folder_that_is_no_run_is_left_alone(write_recipe: RecipeWriter, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="no run"):
+        recipes.distill(recipes.load_recipe(write_recipe()), folder)
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(write_recipe: RecipeWriter, tmp_path: Path) -> None:
+    recipe = recipes.load_recipe(write_recipe())
+    run = RunDirectory(tmp_path / "run")
+    run.open(recipe, resume=False)
+    run.last.parent.mkdir()
+    run.last.write_bytes(b"half a checkpoint")
+    with pytest.raises(UserError, match=r"last\.pt: damaged checkpoint"):
+        recipes.distill(recipe, run.path, resume=True)
+
+
+def test_a_student_that_cannot_decode_the_latents_is_refused(write_recipe: RecipeWriter, tmp_path: Path) -> None:
+    path = write_recipe(lambda r: r["student"].update(latent_channels=5))
+    with pytest.raises(UserError, match="latents of 5 channels"):
+        recipes.distill(recipes.load_recipe(path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_autoencoder_run_delivers_a_folder_that_a_teacher_loads_from(
+    write_recipe: RecipeWriter, tmp_path: Path
+) -> None:
+    from recipes.schema import TeacherSpec
+    from recipes.teachers import diffusers_vae
+    from tests.conftest import TINY_VAE
+
+    def autoencoder(recipe: dict) -> None:
+        del recipe["teacher"]
+        recipe["student"] = {"kind": "diffusers_vae", "class": "AutoencoderKLLTXVideo", "config": TINY_VAE}
+        recipe["objective"] = {"autoencoder": {"loss": "l1"}}
+        recipe["phases"][0]["steps"] = 2
+
+    recipes.distill(recipes.load_recipe(write_recipe(autoencoder)), tmp_path / "run")
+    spec = TeacherSpec.model_validate(
+        {"kind": "diffusers_vae", "class": "AutoencoderKLLTXVideo", "weights": str(tmp_path / "run" / "teacher")}
+    )
+    assert diffusers_vae.load(spec).latent_channels == 4
