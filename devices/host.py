@@ -52,6 +52,7 @@ def profile_host(
     if iterations < 1:
         raise UserError(f"--iterations {iterations}: at least 1")
     threads = threads or available_cores()
+    device = describe_host()
     manifests = [(bundle, open_bundle(bundle)) for bundle in bundles]
     plans = [(b, m, target, path) for b, m in manifests for target, path in _runnable(b, m)]
     total = len(plans) * (3 + int(operators)) + iterations
@@ -68,7 +69,7 @@ def profile_host(
             progress.update(done, "warm-up")
         calls = [candidate.runtime for candidate in candidates]
         protocol.interleave(calls, timings, iterations, lambda n: progress.update(done + n, f"round {n}/{iterations}"))
-        return _records(candidates, timings, threads, operators, progress, done + iterations)
+        return _records(candidates, timings, device, threads, operators, progress, done + iterations)
 
 
 def available_cores() -> int:
@@ -90,6 +91,7 @@ def describe_host() -> Device:
         memory_bytes=psutil.virtual_memory().total,
         clock_mhz=round(clock.current, 1) if clock else None,
         temperature_c=max(temperatures) if temperatures else None,
+        load_before=round(psutil.getloadavg()[0], 2) if hasattr(psutil, "getloadavg") else None,
     )
 
 
@@ -120,13 +122,13 @@ def _load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: in
 def _records(
     candidates: list[Candidate],
     timings: list[protocol.Timing],
+    device: Device,
     threads: int,
     operators: bool,
     progress: Tracker,
     done: int,
 ) -> list[ProfileRecord]:
     session, created = uuid.uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds")
-    device = describe_host()
     records = []
     for candidate, timing in zip(candidates, timings, strict=True):
         progress.update(done, f"memory of {candidate.target}")

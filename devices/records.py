@@ -11,12 +11,17 @@ from toolkit.parity import Parity
 from toolkit.schema import StrictModel
 
 RECORD_VERSION = 1
+BUSY_SHARE = 0.5
 
 Obtained = Literal["measured", "planned", "estimated", "emulated"]
 
 
 class Device(StrictModel):
-    """Where a record was made. Unknown facts are None, never guessed."""
+    """Where a record was made. Unknown facts are None, never guessed.
+
+    `load_before` is the system's load average of the last minute when the session began: near the number of cores
+    or above, other programs took part in the figures.
+    """
 
     kind: Literal["host"]
     name: str
@@ -26,6 +31,7 @@ class Device(StrictModel):
     memory_bytes: int
     clock_mhz: float | None
     temperature_c: float | None
+    load_before: float | None
     emulated: bool = False
 
 
@@ -105,7 +111,11 @@ class ProfileRecord(StrictModel):
     memory: Memory | None
     operators: list[OperatorTime]
     parity: Parity
-    notes: list[str] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether other programs were likely to take part in the figures."""
+        return self.device.load_before is not None and self.device.load_before > BUSY_SHARE * self.device.cores
 
     @property
     def label(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import nn
 
 from toolkit import students
 from toolkit.errors import UserError
+from toolkit.schema import read_yaml
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Source:
 
 
 def from_run(run: Path) -> Source:
-    """The student of a run directory; raises `UserError` where the run is not finished."""
+    """The student of a run directory; raises `UserError` where `run` is none or not finished."""
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run}: no run directory; make one with `handheld distill`")
     student = students.load(run)
     return Source(
         name=run_name(run),
@@ -46,16 +50,12 @@ def from_run(run: Path) -> Source:
 
 def run_name(run: Path) -> str:
     """The recipe's name as the run recorded it."""
-    from toolkit.schema import read_yaml
-
     recipe = read_yaml(run / "recipe.yaml")
     return str(recipe["name"])
 
 
 def read_quality(run: Path) -> dict[str, Any] | None:
     """The held-out scores that the run measured, if it is finished."""
-    import json
-
     path = run / "evaluation.json"
     if not path.is_file():
         return None

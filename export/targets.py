@@ -1,6 +1,6 @@
 """Named export presets, `BACKEND[-DELEGATE]-PRECISION`: how to write each one, how to run it, how close it must be.
 
-To add a target: a module with a `convert` and a `run` function, and one `@target` line.
+To add a target: a module with a `convert` and a `run` function, and one `add_target` line.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ _BACKENDS = ("export.onnx", "export.executorch", "export.coreml")
 
 
 def add_target(target: Target) -> None:
-    """Make a target known by its name."""
+    """Make a target known by its name; its file name must be its own, for a bundle may hold all targets."""
+    if any(other.file_name == target.file_name for name, other in _TARGETS.items() if name != target.name):
+        raise ValueError(f"target {target.name}: another target already writes {target.file_name}")
     _TARGETS[target.name] = target
 
 

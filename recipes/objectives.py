@@ -29,6 +29,11 @@ class Task(nn.Module):
 
     student: nn.Module
 
+    @property
+    @abstractmethod
+    def vae(self) -> DiffusersVAE:
+        """The VAE whose latents are decoded."""
+
     @abstractmethod
     def forward(self, video: torch.Tensor) -> Losses:
         """Weighted losses of a batch `(B, 3, T, H, W)` in [-1, 1]; their sum is minimised."""
@@ -56,10 +61,14 @@ class AutoencoderTask(Task):
         self.student = vae
         self.objective = objective
 
-    def forward(self, video: torch.Tensor) -> Losses:
+    @property
+    def vae(self) -> DiffusersVAE:
         assert isinstance(self.student, DiffusersVAE)
-        posterior = self.student.vae.encode(video).latent_dist
-        decoded = self.student.decode(posterior.sample())
+        return self.student
+
+    def forward(self, video: torch.Tensor) -> Losses:
+        posterior = self.vae.vae.encode(video).latent_dist
+        decoded = self.vae.decode(posterior.sample())
         elements = posterior.mean[0].numel()
         return {
             "reconstruction": PIXEL_LOSSES[self.objective.loss](decoded, video),
@@ -85,6 +94,10 @@ class DistillationTask(Task):
         self.reconstruction = objective.reconstruction
         self.pairs = objective.features
         self.alignment = self._fit_heads(probe) if objective.features else None
+
+    @property
+    def vae(self) -> DiffusersVAE:
+        return self.teacher
 
     def train(self, mode: bool = True) -> DistillationTask:
         super().train(mode)
@@ -126,15 +139,13 @@ class DistillationTask(Task):
 
 
 def build_task(recipe: Recipe) -> Task:
-    """The task that a recipe describes, with its data's shapes checked against the models."""
+    """The task that a recipe describes; raises `UserError` where student and teacher do not fit."""
     if isinstance(recipe.student, AutoencoderSpec):
         assert recipe.objective.autoencoder is not None
         vae = diffusers_vae.build(recipe.student.class_name, recipe.student.config)
-        _check_shapes(vae, recipe)
         return AutoencoderTask(vae, recipe.objective.autoencoder)
     assert recipe.teacher is not None
     teacher = diffusers_vae.load(recipe.teacher)
-    _check_shapes(teacher, recipe)
     student = _build_student(recipe.student, teacher)
     return DistillationTask(teacher, student, recipe.objective, recipe.data.train)
 
@@ -149,10 +160,3 @@ def _build_student(spec: TurboVAEDSpec, teacher: DiffusersVAE) -> Student:
             f"{ours[2]}x in space; the teacher's have {theirs[0]}, {theirs[1]}x and {theirs[2]}x"
         )
     return student
-
-
-def _check_shapes(vae: DiffusersVAE, recipe: Recipe) -> None:
-    for spec in (recipe.data.train, recipe.data.validation):
-        size = spec.size or spec.resize
-        if size is not None:
-            vae.check_video(spec.frames, *size)

@@ -51,7 +51,7 @@ class ClipsSpec(StrictModel):
     """Windows of `frames` frames from a video file or a folder of them.
 
     `range` keeps only these frames of each file (start, stop); `resize` scales whole frames (height, width);
-    `size` crops: at random in training, never in validation.
+    `size` crops: at random in training, to the centre in validation.
     """
 
     kind: Literal["clips"]

@@ -51,6 +51,8 @@ def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation
     task = build_task(recipe)
     clips = Clips(recipe.data.train, recipe.trainer.seed)
     held_out = validation_windows(recipe.data.validation)
+    for clip in (clips[0], *held_out):
+        task.vae.check_video(*clip.shape[1:])
     run.open(recipe, resume)
     trainer = Trainer(recipe, run, task, clips, held_out)
     trainer.restore()

@@ -114,7 +114,8 @@ class Manifest(StrictModel):
 @contextmanager
 def new_bundle(path: Path) -> Iterator[Path]:
     """A folder to fill; it becomes the bundle `path` when the block ends well, and vanishes otherwise."""
-    if path.exists() and not (path / MANIFEST).is_file():
+    is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if not is_free and not (path / MANIFEST).is_file():
         raise UserError(f"{path}: exists and is no bundle; name another --output")
     with atomic_directory(path) as folder:
         yield folder

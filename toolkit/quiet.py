@@ -10,25 +10,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-CHATTY_LOGGERS = (
-    "torch",
-    "torch.onnx",
-    "torch.utils._pytree",
-    "torchao",
-    "coremltools",
-    "diffusers",
-    "lightning.fabric",
-    "lightning_fabric",
-    "executorch",
-    "root",
-)
-
 
 def hush_libraries() -> None:
     """Only errors from the libraries we stand on; called once by the command line unless -v asks for more."""
     warnings.filterwarnings("ignore")
-    for name in CHATTY_LOGGERS:
-        logging.getLogger(name if name != "root" else None).setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # some libraries set their loggers' levels anew when they are imported
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
 @contextmanager

@@ -110,6 +110,8 @@ class Lowering:
     def _call(self, node: Node) -> Any:
         name = str(node.target)
         keeps_weights = name in handlers.TAKES_WEIGHTS
+        if not self._can_say(node):
+            raise refusal(node, "has no handler")
 
         def value(item: Node) -> Any:
             found = self.values[item]
@@ -126,14 +128,18 @@ class Lowering:
         except Unrepresentable as error:
             raise refusal(node, f"needs {error}") from error
 
+    @staticmethod
+    def _can_say(node: Node) -> bool:
+        """Whether there is a handler, or none is needed: pointwise, or of rank 4 at most on all sides."""
+        if str(node.target) in handlers.HANDLERS or node.target is operator.getitem:
+            return True
+        if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
+            return True
+        values = [node.meta.get("val"), *(used.meta.get("val") for used in node.all_input_nodes)]
+        return all(tensor.ndim <= MAX_RANK for tensor in _tensors_in(values))
+
     def _as_it_is(self, node: Node, args: Any, kwargs: Any) -> Any:
         """An operator whose tensors all have rank 4 at most needs no rewriting."""
-        involved = [*_packed_in(args), *_packed_in(kwargs)]
-        results = node.meta.get("val")
-        shapes = [tuple(p.shape) for p in involved]
-        shapes += [tuple(r.shape) for r in _tensors_in(results)]
-        if any(len(shape) > MAX_RANK for shape in shapes):
-            raise refusal(node, "has no handler")
         if node.target is operator.getitem:
             return args[0][args[1]]
         assert callable(node.target)
@@ -223,12 +229,6 @@ def _map(item: Any, function: Any) -> Any:
     if isinstance(item, dict):
         return {key: _map(value, function) for key, value in item.items()}
     return function(item)
-
-
-def _packed_in(item: Any) -> list[Packed]:
-    found: list[Packed] = []
-    _map(item, lambda leaf: found.append(leaf) if isinstance(leaf, Packed) else None)
-    return found
 
 
 def _tensors_in(item: Any) -> list[torch.Tensor]:

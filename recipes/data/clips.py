@@ -51,9 +51,13 @@ class FromStep(Sampler[int]):
 
 
 def validation_windows(spec: ClipsSpec) -> list[torch.Tensor]:
-    """All whole, non-overlapping windows `(3, frames, H, W)` of the data, uncropped, in order."""
+    """All whole, non-overlapping windows `(3, frames, h, w)` of the data in order, cropped to the centre by `size`."""
     windows = []
     for video in load_videos(spec):
+        height, width = video.shape[-2:]
+        crop_height, crop_width = spec.size or (height, width)
+        top, left = (height - crop_height) // 2, (width - crop_width) // 2
+        video = video[:, :, top : top + crop_height, left : left + crop_width]
         for start in range(0, video.shape[0] - spec.frames + 1, spec.frames):
             windows.append(to_unit_range(video[start : start + spec.frames]))
     return windows

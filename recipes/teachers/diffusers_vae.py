@@ -81,9 +81,10 @@ def load(spec: TeacherSpec) -> DiffusersVAE:
         if is_local:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"{folder}: no usable weights of {spec.class_name} ({reason}); fetch them again") from error
+        part = f" --include '{spec.subfolder}/*'" if spec.subfolder else ""
         raise UserError(
             f"teacher {spec.class_name}: '{spec.weights}' is no folder here, and the hub did not give it. Where there "
-            f"is a network, run `hf download {spec.weights} --local-dir DIR`, copy DIR, and --set teacher.weights=DIR"
+            f"is a network, run `hf download {spec.weights}{part} --local-dir DIR`; then --set teacher.weights=DIR"
         ) from error
     return DiffusersVAE(vae).eval().requires_grad_(False)
 

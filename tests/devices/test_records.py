@@ -57,6 +57,12 @@ def test_label_names_role_and_runtime_without_its_version(make_record: Any) -> N
     assert make_record(role="teacher", runtime="PyTorch 2.13.0+cpu").label == "teacher · PyTorch"
 
 
+@pytest.mark.parametrize(("load", "busy"), [(None, False), (0.0, False), (2.0, False), (2.01, True), (9.0, True)])
+def test_machine_is_busy_when_more_than_half_its_cores_were(make_record: Any, load: float | None, busy: bool) -> None:
+    device = make_record().device.model_copy(update={"cores": 4, "load_before": load})
+    assert make_record(device=device).busy is busy
+
+
 def test_summary_holds_the_figures_of_a_table(make_record: Any) -> None:
     assert make_record(times=[10.0, 20.0, 30.0]).summary() == {
         "candidate": "student · ONNX Runtime",

@@ -109,7 +109,7 @@ def records_file(make_record: Any, tmp_path: Path) -> Path:
     """A teacher of p50 40 ms and a student of p50 10 ms in one session, and a student of another session."""
     records = [
         make_record(times=[39.0, 40.0, 44.0], role="teacher", bundle="teacher"),
-        make_record(times=[9.0, 10.0, 11.5], notes=["quiet"]),
+        make_record(times=[9.0, 10.0, 11.5]),
         make_record(times=[1.0], session="b" * 32, obtained="emulated"),
     ]
     store.write_json(records, tmp_path / "records.json")
@@ -261,6 +261,17 @@ def test_unsteady_and_unmeasured_are_said_to_be_so(draw: Any, make_record: Any, 
     store.write_json([make_record(latency=unsteady, memory=None, operators=[])], tmp_path / "records.json")
     row = draw(tmp_path / "records.json").row("student · ONNX Runtime")
     assert row[-2:] == ["3 (not steady)", "–"]
+
+
+@pytest.mark.parametrize(("load", "warned"), [(1.75, True), (0.25, False), (None, False)])
+def test_figures_of_a_busy_machine_come_with_a_caution(
+    draw: Any, make_record: Any, tmp_path: Path, load: float | None, warned: bool
+) -> None:
+    device = make_record().device.model_copy(update={"load_before": load})
+    store.write_json([make_record(device=device)], tmp_path / "records.json")
+    page = draw(tmp_path / "records.json")
+    assert ("Caution" in page.text) is warned
+    assert ("load average was 1.75 on 2 cores" in page.text) is warned
 
 
 def test_names_cannot_bring_markup_onto_the_page(draw: Any, make_bundle: Any, make_record: Any, tmp_path: Path) -> None:

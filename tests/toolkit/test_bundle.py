@@ -265,6 +265,13 @@ def test_never_replaces_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_export_may_fill_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    with new_bundle(tmp_path / "bundle") as folder:
+        fill(folder)
+    open_bundle(tmp_path / "bundle")
+
+
 def test_never_replaces_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     with pytest.raises(UserError, match="file: exists and is no bundle"), new_bundle(tmp_path / "file"):

@@ -89,6 +89,8 @@ def test_the_worst_of_several_outputs_decides() -> None:
         parity = judge(outputs, [good, good])
         assert not parity.passed
         assert parity.max_abs == 0.5
+        assert parity.psnr_db == pytest.approx(10 * math.log10(2 / 0.5**2), abs=0.006)
+        assert not judge(outputs, [good, good], DECIBELS).passed
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ ROUNDS = 15
 def demo(
     output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Set a field of the recipe.")] = None,
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = ROUNDS,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = ROUNDS,
 ) -> None:
     """Distil, export, prove, measure and report, with the clip and the teacher that ship with Handheld."""
     import devices

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def distill(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or a catalogued recipe's name.")],
-    output: Annotated[Path | None, typer.Option(help="The run directory. [default: runs/NAME]")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run directory (default: runs/NAME).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Set a field: trainer.batch=4.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     targets: Annotated[list[str], typer.Option("--target", help="A named preset; may be given several times.")],
-    output: Annotated[Path | None, typer.Option(help="The bundle. [default: RUN/bundle]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The bundle (default: RUN/bundle, or RUN/teacher-bundle).")
+    ] = None,
     shape: Annotated[
         str | None, typer.Option(help="The latent's frames x height x width, for example 5x32x32.")
     ] = None,

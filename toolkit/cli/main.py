@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from toolkit import __version__
+from toolkit import __version__, progress
 from toolkit.cli import demo, distill, doctor, export, profile, recipes, report, verify
 from toolkit.cli.output import console_err
 from toolkit.errors import HandheldError, UserError
@@ -16,7 +16,8 @@ from toolkit.quiet import hush_libraries
 
 app = typer.Typer(
     name="handheld",
-    help="Get heavy vision networks onto phones: distil, export, prove, measure.",
+    help="Get heavy vision networks onto phones: distil, export, prove, measure. "
+    "With every verb: -q no progress, -v libraries' messages, -vv tracebacks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,16 +44,17 @@ def _version(value: bool) -> None:
 def common(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Options that go with every verb: -q for less, -v for more, -vv for tracebacks."""
+    """Options of the command itself."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 a check failed, 2 the user's input, 3 a device failed."""
+    """Run the command line and exit: 0 done, 1 a check failed, 2 the user's input, 3 a device failed, 130 stopped."""
     given = sys.argv[1:] if arguments is None else arguments
     verbosity = sum(LEVELS.get(argument, 0) for argument in given)
     logging.basicConfig(level=[logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG][min(verbosity, 2) + 1])
     if verbosity <= 0:
         hush_libraries()
+    progress.console.quiet = verbosity < 0
     try:
         app(args=[argument for argument in given if argument not in LEVELS], prog_name="handheld")
     except HandheldError as error:

@@ -20,8 +20,8 @@ STORE_VARIABLE = "HANDHELD_STORE"
 def profile(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles to time against each other.")],
     device: Annotated[str, typer.Option(help="The device's name.")] = "host",
-    iterations: Annotated[int, typer.Option(help="Timed calls of each candidate, interleaved.")] = 20,
-    threads: Annotated[int | None, typer.Option(help="Threads. [default: all cores]")] = None,
+    iterations: Annotated[int, typer.Option(min=1, help="Timed calls of each candidate, interleaved.")] = 20,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: all cores).")] = None,
     operators: Annotated[bool, typer.Option(help="Per-operator tables, in a pass of their own.")] = True,
     store: Annotated[str | None, typer.Option(envvar=STORE_VARIABLE, help="Where records are kept.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the records to this file too.")] = None,
@@ -55,6 +55,11 @@ def print_records(records: Sequence[ProfileRecord]) -> None:
         f"{first.obtained} on {first.device.model}, {first.threads} threads, {len(first.latency.iterations_ms)} rounds"
     )
     print_table(title, columns, rows)
+    if first.busy:
+        console.print(
+            f"caution: the load average was {first.device.load_before} on {first.device.cores} cores before the "
+            "session began; other programs took part in these figures"
+        )
 
 
 def print_operators(record: ProfileRecord, most: int = 5) -> None:

@@ -28,6 +28,9 @@ def verify(
         print_parities(str(bundle), manifest, results)
     failed = [target for target, parity in results.items() if not parity.passed]
     if failed:
-        raise CheckFailed(f"{bundle}: {', '.join(failed)} differ from PyTorch here; export the bundle again")
+        raise CheckFailed(
+            f"{bundle}: {', '.join(failed)} differ from PyTorch with this machine's runtimes; compare their versions "
+            f"with those in {bundle / 'manifest.json'}, or export the bundle again"
+        )
     if not as_json:
         console.print(f"{len(manifest.files)} files unchanged, {len(results)} artifacts pass")

@@ -100,7 +100,8 @@ def load(folder: Path) -> Student:
     description, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if not description.is_file() or not weights_path.is_file():
         raise UserError(
-            f"{folder}: holds no finished student; run `handheld distill` (with --resume if it was stopped)"
+            f"{folder}: holds no finished student; go on with `handheld distill ... --resume` (a run that trains a "
+            "teacher delivers its teacher/ folder instead)"
         )
     try:
         content = json.loads(description.read_text(encoding="utf-8"))

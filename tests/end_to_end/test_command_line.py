@@ -1,0 +1,214 @@
+"""The command line on real files: the way through, and one clear line with the right exit code for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RecipeWriter, write_clip
+from toolkit.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def handheld(*arguments: str | Path) -> int:
+    """Run the command in this process; returns its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    return int(caught.value.code or 0)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], code: int, *arguments: str | Path) -> str:
+    """The one line that a failing command ends with; anything like a traceback fails the test."""
+    assert handheld(*arguments) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err + captured.out
+    lines = [line for line in captured.err.splitlines() if line.startswith("handheld: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture
+def bundle(exported_bundle: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "bundle"
+    shutil.copytree(exported_bundle, copy)
+    return copy
+
+
+@pytest.mark.slow
+def test_the_whole_way_from_a_recipe_to_a_report(write_recipe: RecipeWriter, tmp_path: Path) -> None:
+    run, student, teacher = tmp_path / "run", tmp_path / "student", tmp_path / "teacher"
+    records, page = tmp_path / "records.json", tmp_path / "report.html"
+    assert handheld("distill", write_recipe(), "--output", run) == 0
+    assert handheld("export", run, "--target", "onnx-fp32", "--output", student) == 0
+    assert handheld("export", run, "--teacher", "--target", "onnx-fp32", "--output", teacher) == 0
+    assert handheld("verify", student) == 0
+    store = f"sqlite:///{tmp_path / 'profiles.db'}"
+    profile = ["profile", student, teacher, "--iterations", "2", "--json", records, "--store", store]
+    assert handheld(*profile) == 0
+    assert handheld("report", run, student, teacher, records, "--output", page) == 0
+    found = {(record["role"], record["target"]) for record in json.loads(records.read_text())}
+    assert found == {(role, target) for role in ("student", "teacher") for target in ("reference", "onnx-fp32")}
+    assert "faster than the teacher" in page.read_text()
+
+
+def test_verify_prints_how_each_artifact_was_proved(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert handheld("verify", bundle, "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["onnx-fp32"]["how"] == results["executorch-xnnpack-fp32"]["how"] == "executed"
+    assert results["coreml-fp16"]["how"] == ("executed" if sys.platform == "darwin" else "reference-evaluated")
+
+
+def test_verify_names_whichever_file_had_a_byte_flipped(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted(path for path in bundle.rglob("*") if path.is_file())
+    assert len(files) >= 8
+    for path in files:
+        original = path.read_bytes()
+        for position in (0, len(original) // 2, len(original) - 1):
+            changed = bytearray(original)
+            changed[position] ^= 0x20
+            path.write_bytes(changed)
+            assert path.name in refusal(capsys, 1, "verify", bundle)
+        path.write_bytes(original)
+    assert handheld("verify", bundle) == 0
+
+
+def test_verify_names_a_missing_file(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (bundle / "sample.npz").unlink()
+    assert "sample.npz" in refusal(capsys, 1, "verify", bundle)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "handheld export" in refusal(capsys, 2, "verify", tmp_path)
+
+
+def test_a_missing_video_is_refused(
+    write_recipe: RecipeWriter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(lambda r: r["data"]["train"].update(path="no/such/clip.mp4"))
+    assert "no/such/clip.mp4: no such video" in refusal(capsys, 2, "distill", path, "--output", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("damage", ["random bytes", "cut off"])
+def test_a_corrupt_video_is_refused(
+    damage: str, write_recipe: RecipeWriter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_clip(tmp_path / "bad.mp4")
+    content = clip.read_bytes()
+    clip.write_bytes(os.urandom(2000) if damage == "random bytes" else content[: len(content) // 2])
+    path = write_recipe(lambda r: r["data"]["train"].update(path=str(clip)))
+    assert "bad.mp4" in refusal(capsys, 2, "distill", path, "--output", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_recipe_key_is_refused(write_recipe: RecipeWriter, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_recipe(lambda r: r["trainer"].update(bacth=1))
+    assert "did you mean 'batch'" in refusal(capsys, 2, "recipes", "validate", path)
+
+
+def test_a_wrong_recipe_type_is_refused(write_recipe: RecipeWriter, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "trainer.batch" in refusal(capsys, 2, "distill", write_recipe(), "--set", "trainer.batch=lots")
+
+
+def test_an_unknown_target_is_refused(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refusal(capsys, 2, "export", finished_run, "--target", "onnx-fp23", "--output", tmp_path / "bundle")
+    assert "Did you mean 'onnx-fp32'" in line
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_malformed_shape_is_refused(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "5x32x32" in refusal(capsys, 2, "export", finished_run, "--target", "onnx-fp32", "--shape", "5x32")
+
+
+def test_an_unknown_device_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Known: host" in refusal(capsys, 2, "profile", bundle, "--device", "toaster")
+
+
+def test_a_run_without_a_student_is_refused(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (run / "student.json").unlink()
+    assert "no finished student" in refusal(capsys, 2, "export", run, "--target", "onnx-fp32")
+    assert not (run / "bundle").exists()
+
+
+def test_an_unwritable_output_is_refused(
+    write_recipe: RecipeWriter, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    assert "file" in refusal(capsys, 2, "distill", write_recipe(), "--output", blocked / "run")
+    line = refusal(capsys, 2, "export", finished_run, "--target", "onnx-fp32", "--output", blocked / "bundle")
+    assert "you can write" in line
+
+
+def test_an_unwritable_store_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = f"sqlite:///{tmp_path / 'file' / 'profiles.db'}"
+    profile = ["profile", bundle, "--iterations", "1", "--no-operators", "--store", store]
+    assert "--store" in refusal(capsys, 2, *profile)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_in_one_line_and_leaves_no_half_written_bundle(finished_run: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the write fails half-way, as on a full one."""
+
+    def limit_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    command = [sys.executable, "-m", "toolkit.cli.main", "export", str(finished_run), "--target", "onnx-fp32"]
+    result = subprocess.run(
+        [*command, "--output", str(tmp_path / "bundle")],
+        cwd=ROOT,
+        preexec_fn=limit_files,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "free space" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_traceback_is_shown_only_on_request(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no bundle"):
+        main(["-vv", "verify", str(tmp_path)])
+
+
+def test_doctor_finds_everything_that_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    assert handheld("doctor", "--json") == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert all(finding["works"] for finding in findings if finding["required"])
+    assert all(finding["remedy"] for finding in findings if not finding["works"])
+
+
+def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert handheld("recipes", "list", "--json") == 0
+    names = [recipe["name"] for recipe in json.loads(capsys.readouterr().out)]
+    assert "demo-turbo-vaed" in names
+    assert handheld("recipes", "show", "demo-turbo-vaed") == 0
+    shown = capsys.readouterr().out
+    copy = tmp_path / "mine.yaml"
+    assert handheld("recipes", "copy", "demo-turbo-vaed", copy) == 0
+    assert copy.read_text() == shown
+    assert "exists" in refusal(capsys, 2, "recipes", "copy", "demo-turbo-vaed", copy)
+    assert handheld("recipes", "validate", copy) == 0
+
+
+def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    assert handheld("--version") == 0
+    assert capsys.readouterr().out.strip() == f"handheld {version('handheld')}"
