@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from devices import memory, protocol
-from devices.host_runtimes import RUNTIMES, Runtime
+from devices.host_runtimes import RUNTIME_ERRORS, RUNTIMES, Runtime
 from devices.records import Device, Latency, ProfileRecord
 from toolkit.bundle import REFERENCE, SAMPLE, Manifest, open_bundle, versions
 from toolkit.errors import DeviceError, UserError
@@ -110,7 +110,7 @@ def _load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: in
         load_ms = protocol.timed(lambda: loaded.append(RUNTIMES[kind](path, latent, threads)))
         outputs: list[np.ndarray] = []
         first_ms = protocol.timed(lambda: outputs.append(loaded[0]()))
-    except RuntimeError as error:
+    except RUNTIME_ERRORS as error:
         raise DeviceError(f"{path}: {kind} could not run it ({' '.join(str(error).split())[:200]})") from error
     tolerance = REFERENCE_TOLERANCE if target == REFERENCE_TARGET else manifest.artifact(target).parity.tolerance
     parity = compare(Execution(outputs, "executed", loaded[0].name), [expected], tolerance)

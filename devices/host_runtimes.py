@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from devices.records import OperatorTime
 from toolkit.errors import DeviceError
@@ -42,6 +43,8 @@ class OnnxRuntime:
         if profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_prefix)
+        # its workers would otherwise go on spinning into the next candidate's turn
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._feed = {self.session.get_inputs()[0].name: latent}
 
@@ -137,6 +140,15 @@ class PyTorch:
 
 
 Loader = Callable[[Path, np.ndarray, int], Runtime]
+
+#: What the runtimes raise when they cannot load or run an artifact.
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    OSError,
+    *(getattr(onnxruntime_pybind11_state, name) for name in ("Fail", "InvalidArgument", "InvalidGraph")),
+    *(getattr(onnxruntime_pybind11_state, name) for name in ("InvalidProtobuf", "NoSuchFile", "RuntimeException")),
+)
 
 #: Which runtime runs a target on the host, by the target's first word. PyTorch runs `reference`.
 RUNTIMES: dict[str, Loader] = {"onnx": OnnxRuntime, "executorch": ExecuTorch, "reference": PyTorch}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,9 @@ def measure(runtime: str, artifact: Path, sample: Path, threads: int) -> Memory:
         result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise DeviceError(f"{artifact}: the memory pass did not end within {TIMEOUT_S} s") from error
+    if result.returncode < 0:
+        name = signal.Signals(-result.returncode).name
+        raise DeviceError(f"{artifact}: the memory pass was ended by {name} (SIGKILL: out of memory)")
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise DeviceError(f"{artifact}: the memory pass failed ({last})")

@@ -2,7 +2,7 @@
 
 1. Parity: a candidate whose output on the bundle's sample is wrong is not timed.
 2. Load and first inference, once each, timed apart.
-3. Warm-up until steady: the last `WINDOW` calls lie within `SPREAD` of their median, or `WARMUP_LIMIT` calls.
+3. Warm-up until steady: the last `WINDOW` calls differ by at most `SPREAD` of their median, or `WARMUP_LIMIT` calls.
 4. Iterations interleaved: every round calls every candidate once, and each round starts with another one, so that
    a change of the machine's speed touches all alike.
 5. Memory in a pass of its own, in a fresh process for each candidate.
@@ -42,7 +42,7 @@ def timed(call: Call, clock: Clock = time.perf_counter) -> float:
 
 
 def is_steady(times_ms: Sequence[float]) -> bool:
-    """Whether the last `WINDOW` times lie within `SPREAD` of their median."""
+    """Whether the last `WINDOW` times differ among themselves by at most `SPREAD` of their median."""
     if len(times_ms) < WINDOW:
         return False
     last = times_ms[-WINDOW:]

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from pydantic import BaseModel
 
 from devices import protocol, report_figures, store
 from devices.records import ProfileRecord
@@ -17,18 +18,43 @@ from toolkit import __version__
 from toolkit.bundle import MANIFEST, Manifest, read_manifest
 from toolkit.errors import UserError
 from toolkit.files import write_atomic
-from toolkit.schema import read_yaml
+from toolkit.schema import StrictModel, read_yaml, validate
 
 
-@dataclass(frozen=True)
-class Run:
+class Scores(StrictModel):
+    psnr_db: float
+    ssim: float
+
+
+class Evaluation(StrictModel):
+    """The held-out scores as a run directory keeps them (`evaluation.json`)."""
+
+    clips: int
+    frames: int
+    student: Scores
+    teacher: Scores | None
+    student_params: int
+    teacher_params: int | None
+
+
+class Header(BaseModel):
+    """What the page shows of a recipe."""
+
+    name: str
+    description: str = ""
+
+
+class Run(StrictModel):
     """What the page shows of a run directory."""
 
     path: Path
-    name: str
-    recipe: dict[str, Any]
-    evaluation: dict[str, Any]
+    recipe: Header
+    evaluation: Evaluation
     rows: list[dict[str, float]]
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
 
 
 @dataclass
@@ -63,8 +89,8 @@ def report(paths: Sequence[Path], output: Path) -> Path:
         bundles=sources.bundles,
         sessions=sessions,
         tiles=tiles(sources),
-        strips={r.name: report_figures.strips(r.path / "samples.safetensors") for r in sources.runs},
-        training={r.name: Markup(report_figures.training(r.rows)) for r in sources.runs},
+        strips=[report_figures.strips(r.path / "samples.safetensors") for r in sources.runs],
+        training=[Markup(report_figures.training(r.rows)) for r in sources.runs],
         latency=[Markup(report_figures.latency(records)) for records in sessions],
         memory=[Markup(report_figures.memory(records)) for records in sessions],
         speedups=[speedups(records) for records in sessions],
@@ -98,17 +124,16 @@ def read_run(path: Path) -> Run:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the run is not finished; go on with `handheld distill ... --resume`") from error
     recipe = read_yaml(path / "recipe.yaml")
-    return Run(path, str(recipe["name"]), recipe, evaluation, rows)
+    return validate(Run, {"path": path, "recipe": recipe, "evaluation": evaluation, "rows": rows}, str(path))
 
 
 def speedups(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:
     """Teacher's p50 over student's, for each runtime that timed both in one session."""
-    by_key = {(r.role, r.runtime): r.latency for r in records}
-    runtimes = dict.fromkeys(r.runtime for r in records)
+    teachers = {r.runtime: r for r in reversed(records) if r.role == "teacher"}
     return [
-        {"runtime": name, "ratio": by_key["teacher", name].p50 / by_key["student", name].p50}
-        for name in runtimes
-        if ("teacher", name) in by_key and ("student", name) in by_key
+        {"runtime": r.runtime, "target": r.target, "ratio": teachers[r.runtime].latency.p50 / r.latency.p50}
+        for r in records
+        if r.role == "student" and r.runtime in teachers
     ]
 
 
@@ -116,14 +141,13 @@ def tiles(sources: Sources) -> list[dict[str, str]]:
     """The headline figures that the sources allow, each with what it means and how it was obtained."""
     found = []
     for run in sources.runs[:1]:
-        student, teacher = run.evaluation["student"], run.evaluation["teacher"]
-        if teacher:
-            share = run.evaluation["student_params"] / run.evaluation["teacher_params"]
-            kept = student["psnr_db"] / teacher["psnr_db"]
+        scores = run.evaluation
+        if scores.teacher is not None and scores.teacher_params:
+            share = scores.student_params / scores.teacher_params
+            kept = scores.student.psnr_db / scores.teacher.psnr_db
             found.append({"value": f"{share:.1%}", "label": "of the teacher decoder's parameters"})
-            note = (
-                f"{student['psnr_db']:.2f} of {teacher['psnr_db']:.2f} dB on {run.evaluation['frames']} held-out frames"
-            )
+            figures = f"{scores.student.psnr_db:.2f} of {scores.teacher.psnr_db:.2f} dB"
+            note = f"{figures} on {scores.frames} held-out frames"
             found.append({"value": f"{kept:.1%}", "label": "of the teacher's PSNR", "note": note})
     for records in _sessions(sources.records)[:1]:
         for entry in speedups(records):

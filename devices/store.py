@@ -8,7 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 from pydantic import ValidationError
-from sqlalchemy import JSON, Engine, String, create_engine, select
+from sqlalchemy import JSON, Engine, String, create_engine, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -68,8 +68,20 @@ def load(url: str | None = None, bundle: str | None = None) -> list[ProfileRecor
             return [ProfileRecord.model_validate(row.record) for row in session.scalars(query)]
     except SQLAlchemyError as error:
         raise _unusable(url, error) from error
+    except ValidationError as error:
+        raise UserError(
+            f"profile store {shown(url)}: holds records of another release; name another one with --store"
+        ) from error
     finally:
         engine.dispose()
+
+
+def shown(url: str) -> str:
+    """A store's URL as it may be printed: without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return url  # no URL at all, so no password in it
 
 
 def write_json(records: Sequence[ProfileRecord], path: Path) -> None:
@@ -103,7 +115,7 @@ def _open(url: str) -> Engine:
 def _unusable(url: str, error: Exception) -> UserError:
     reason = " ".join(str(error).splitlines()[:1])[:160]
     return UserError(
-        f"profile store {url}: cannot be used ({reason}); name a writable one with --store or HANDHELD_STORE"
+        f"profile store {shown(url)}: cannot be used ({reason}); name a writable one with --store or HANDHELD_STORE"
     )
 
 

@@ -82,10 +82,11 @@ class RunDirectory:
         return state
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop what was logged after `step`: the resumed run will log it again."""
+        """Drop what was logged after `step`, and a line cut off by a full disk: the run will log it again."""
         if self.metrics.exists():
-            rows = [line for line in self.metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
-            write_atomic(self.metrics, "".join(row + "\n" for row in rows))
+            whole = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            rows = [line for line in whole if line.endswith("\n") and json.loads(line)["step"] <= step]
+            write_atomic(self.metrics, "".join(rows))
 
     def log(self, row: dict[str, float | int]) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from toolkit.errors import UserError, unknown_name
 from toolkit.schema import StrictModel, read_yaml, validate
@@ -57,7 +57,7 @@ class ClipsSpec(StrictModel):
     kind: Literal["clips"]
     path: str
     frames: PositiveInt = 17
-    range: tuple[int, int] | None = None
+    range: tuple[NonNegativeInt, PositiveInt] | None = None
     resize: Size | None = None
     size: Size | None = None
     flip: bool = True
@@ -203,7 +203,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: expected KEY.SUBKEY=VALUE, for example trainer.batch=4")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"--set {override}: the value is not valid YAML") from error
     *parents, last = key.split(".")
     node: Any = data

@@ -123,7 +123,7 @@ def new_bundle(path: Path) -> Iterator[Path]:
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Hash every file of `folder` into the manifest, hash the manifest into itself, and write it."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
     files = {
         path.relative_to(folder).as_posix(): FileEntry(sha256=sha256(path), bytes=size_bytes(path)) for path in paths
     }
@@ -204,10 +204,12 @@ def _text(model: BaseModel) -> str:
 
 
 def _git_revision() -> str | None:
+    """The revision of the checkout that this package lies in; None for an installed one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
     try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        )
+        result = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from toolkit.schema import StrictModel
 
@@ -20,6 +21,12 @@ class Tolerance(StrictModel):
     max_share: float | None = None
     min_psnr_db: float | None = None
 
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Tolerance:
+        if self.max_share is None and self.min_psnr_db is None:
+            raise ValueError("a tolerance needs max_share or min_psnr_db")
+        return self
+
     def __str__(self) -> str:
         if self.max_share is not None:
             return f"≤ {self.max_share:g} of scale"
@@ -29,8 +36,9 @@ class Tolerance(StrictModel):
 class Parity(StrictModel):
     """How far an output is from PyTorch fp32 on the bundle's sample, and how it came about.
 
-    `scale` is the largest absolute value of PyTorch's output. PSNR takes the range of PyTorch's output as its peak.
-    `max_abs` is None where the output is missing, misshapen or not finite; `psnr_db` also where it is identical.
+    Of several outputs it speaks of the worst. `scale` is the largest absolute value of PyTorch's output; PSNR takes
+    the range of PyTorch's output as its peak. `max_abs` is None where an output is missing, misshapen or not finite;
+    `psnr_db` also where it is identical.
     """
 
     how: How
@@ -41,13 +49,19 @@ class Parity(StrictModel):
     tolerance: Tolerance
     passed: bool
 
+    @property
+    def share(self) -> float | None:
+        """`max_abs` as a share of `scale`."""
+        if self.max_abs is None or self.scale == 0:
+            return self.max_abs
+        return self.max_abs / self.scale
+
     def __str__(self) -> str:
         verdict = "pass" if self.passed else "FAIL"
-        if self.max_abs is None:
+        if self.share is None:
             return f"{verdict}: output missing, misshapen or not finite, {self.how} by {self.runtime}"
         psnr = f", PSNR {self.psnr_db:.1f} dB" if self.psnr_db is not None else ""
-        share = self.max_abs / self.scale if self.scale else math.inf
-        return f"{verdict}: max |Δ| {share:.1e} of scale{psnr} ({self.tolerance}), {self.how} by {self.runtime}"
+        return f"{verdict}: max |Δ| {self.share:.1e} of scale{psnr} ({self.tolerance}), {self.how} by {self.runtime}"
 
 
 @dataclass(frozen=True)
@@ -63,12 +77,12 @@ def compare(execution: Execution, expected: Sequence[np.ndarray], tolerance: Tol
     """The worst difference over all outputs. A missing output, another shape or a NaN never passes."""
     outputs = execution.outputs
     fits = len(outputs) == len(expected) and all(a.shape == b.shape for a, b in zip(outputs, expected, strict=True))
-    scale = max(float(np.abs(b).max()) for b in expected)
-    max_abs = psnr_db = None
-    passed = fits and all(bool(np.isfinite(a).all()) for a in outputs)
+    max_abs, scale, psnr_db = None, 0.0, None
+    passed = fits and all(bool(np.isfinite(a).all()) for a in (*outputs, *expected))
     if passed:
         pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(outputs, expected, strict=True)]
-        max_abs = max(float(np.abs(a - b).max()) for a, b in pairs)
+        differences = [(float(np.abs(a - b).max()), float(np.abs(b).max())) for a, b in pairs]
+        max_abs, scale = max(differences, key=lambda d: d[0] / d[1] if d[1] else d[0])
         worst = min(_psnr(a, b) for a, b in pairs)
         psnr_db = round(worst, 2) if math.isfinite(worst) else None
         if tolerance.max_share is not None:

@@ -31,17 +31,25 @@ def read_video(
     """
     if not path.is_file():
         raise UserError(f"{path}: no such video file")
+    decoded = 0
+    frames = []
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise UserError(f"{path}: holds no video stream")
-            frames = [_to_array(frame, size) for frame in islice(container.decode(video=0), start, stop)]
+            declared = container.streams.video[0].frames
+            for frame in islice(container.decode(video=0), stop):
+                if decoded >= start:
+                    frames.append(_to_array(frame, size))
+                decoded += 1
     except av.FFmpegError as error:
         reason = error.strerror or "decoder error"
         raise UserError(f"{path}: cannot be decoded as a video ({reason}); re-encode it or copy it again") from error
-    if not frames or (stop is not None and len(frames) < stop - start):
+    if stop is None and decoded < declared:
+        raise UserError(f"{path}: breaks off after {decoded} of {declared} frames; re-encode it or copy it again")
+    if not frames or (stop is not None and decoded < stop):
         wanted = f"frames {start} to {stop}" if stop is not None else f"frames from {start} on"
-        raise UserError(f"{path}: has only {start + len(frames) if frames else 0} frames; {wanted} were asked for")
+        raise UserError(f"{path}: has only {decoded} frames; {wanted} were asked for")
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 

@@ -81,7 +81,7 @@ def print_parities(title: str, manifest: Manifest, parities: Mapping[str, Parity
                 str(artifact.graph.max_rank),
                 "–" if share is None else f"{share:.1%} in {artifact.graph.delegates}",
                 "pass" if parity.passed else "FAIL",
-                "–" if parity.max_abs is None else f"{parity.max_abs / parity.scale:.1e}",
+                "–" if parity.share is None else f"{parity.share:.1e}",
                 "–" if parity.psnr_db is None else f"{parity.psnr_db:.1f}",
                 str(parity.tolerance),
                 f"{parity.how}, {parity.runtime}",

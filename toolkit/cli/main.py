@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 
 import typer
@@ -60,10 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
     except HandheldError as error:
         _fail(str(error), error.exit_code, verbosity)
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None and not isinstance(error, shutil.Error):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror}; free space or name a folder you can write", UserError.exit_code, verbosity)
+        reason = error.strerror or str(error.args[0][0][-1])  # shutil.Error lists what it could not copy
+        _fail(f"{where}{reason}; free space or name a folder you can write", UserError.exit_code, verbosity)
 
 
 def _fail(message: str, exit_code: int, verbosity: int) -> None:

@@ -37,7 +37,7 @@ def profile(
     print_records(records)
     for record in records:
         print_operators(record)
-    console.print(f"records: {url}" + (f", {json_file}" if json_file else ""), soft_wrap=True)
+    console.print(f"records: {profiles.shown(url)}" + (f", {json_file}" if json_file else ""), soft_wrap=True)
 
 
 def print_records(records: Sequence[ProfileRecord]) -> None:

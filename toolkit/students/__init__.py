@@ -105,9 +105,9 @@ def load(folder: Path) -> Student:
         )
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
-        kind, data = content["kind"], content["config"]
+        kind, data = str(content["kind"]), content["config"]
         weights: dict[str, torch.Tensor] = load_file(weights_path)
-    except (ValueError, KeyError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: the student's files are damaged ({error}); distil or copy it again") from error
     found = _kind(kind)
     student = found.module(validate(found.config, data, str(description)))
