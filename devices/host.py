@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from devices import memory, protocol
-from devices.host_runtimes import RUNTIME_ERRORS, RUNTIMES, Runtime
+from devices.host_runtimes import RUNTIME_ERRORS, RUNTIMES, Runtime, import_runtime
 from devices.records import Device, Latency, ProfileRecord
 from toolkit.bundle import REFERENCE, SAMPLE, Manifest, open_bundle, versions
 from toolkit.errors import DeviceError, UserError
@@ -24,6 +24,7 @@ from toolkit.parity import Execution, Parity, Tolerance, compare
 from toolkit.progress import Tracker, track
 
 REFERENCE_TARGET = "reference"
+IDLE_SECOND = 1.0
 REFERENCE_TOLERANCE = Tolerance(max_share=1e-4)
 
 
@@ -91,7 +92,7 @@ def describe_host() -> Device:
         memory_bytes=psutil.virtual_memory().total,
         clock_mhz=round(clock.current, 1) if clock else None,
         temperature_c=max(temperatures) if temperatures else None,
-        load_before=round(psutil.getloadavg()[0], 2) if hasattr(psutil, "getloadavg") else None,
+        others_share=psutil.cpu_percent(interval=IDLE_SECOND) / 100,
     )
 
 
@@ -106,6 +107,7 @@ def _load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: in
     with np.load(bundle / SAMPLE) as sample:
         latent, expected = sample["latent"], sample["frames"]
     loaded: list[Runtime] = []
+    import_runtime(kind)
     try:
         load_ms = protocol.timed(lambda: loaded.append(RUNTIMES[kind](path, latent, threads)))
         outputs: list[np.ndarray] = []

@@ -29,6 +29,17 @@ class Runtime(Protocol):
     def operators(self) -> list[OperatorTime]: ...
 
 
+def import_runtime(kind: str) -> None:
+    """Import what a runtime needs ahead of timing: an app links its runtime, it does not import it."""
+    if kind == "executorch":
+        with native_stderr_hidden():
+            from executorch.extension.pybindings import portable_lib  # noqa: F401
+    elif kind == "onnx":
+        import onnxruntime  # noqa: F401
+    else:
+        import torch.export  # noqa: F401
+
+
 class OnnxRuntime:
     """A session of ONNX Runtime's CPU provider."""
 

@@ -39,9 +39,9 @@ def measure(runtime: str, artifact: Path, sample: Path, threads: int) -> Memory:
 def main(runtime: str, artifact: str, sample: str, threads: str) -> None:
     import numpy as np
 
-    from devices.host_runtimes import RUNTIMES
+    from devices.host_runtimes import RUNTIMES, import_runtime
 
-    _import_runtime(runtime)
+    import_runtime(runtime)
     with np.load(sample) as arrays:
         latent = arrays["latent"]
     reset = _reset_peak()
@@ -51,15 +51,6 @@ def main(runtime: str, artifact: str, sample: str, threads: str) -> None:
         loaded()
     peak = _status_bytes("VmHWM") if reset else _peak_of_process()
     print(Memory(baseline_bytes=baseline, peak_bytes=peak).model_dump_json())
-
-
-def _import_runtime(runtime: str) -> None:
-    if runtime == "onnx":
-        import onnxruntime  # noqa: F401
-    elif runtime == "executorch":
-        from executorch.extension.pybindings import portable_lib  # noqa: F401
-    else:
-        import torch  # noqa: F401
 
 
 def _reset_peak() -> bool:

@@ -11,7 +11,7 @@ from toolkit.parity import Parity
 from toolkit.schema import StrictModel
 
 RECORD_VERSION = 1
-BUSY_SHARE = 0.5
+BUSY_SHARE = 0.15
 
 Obtained = Literal["measured", "planned", "estimated", "emulated"]
 
@@ -19,8 +19,8 @@ Obtained = Literal["measured", "planned", "estimated", "emulated"]
 class Device(StrictModel):
     """Where a record was made. Unknown facts are None, never guessed.
 
-    `load_before` is the system's load average of the last minute when the session began: near the number of cores
-    or above, other programs took part in the figures.
+    `others_share` is the share of all processors that was busy during a second before the session in which Handheld
+    itself was idle: what other programs took.
     """
 
     kind: Literal["host"]
@@ -31,7 +31,7 @@ class Device(StrictModel):
     memory_bytes: int
     clock_mhz: float | None
     temperature_c: float | None
-    load_before: float | None
+    others_share: float | None
     emulated: bool = False
 
 
@@ -115,7 +115,7 @@ class ProfileRecord(StrictModel):
     @property
     def busy(self) -> bool:
         """Whether other programs were likely to take part in the figures."""
-        return self.device.load_before is not None and self.device.load_before > BUSY_SHARE * self.device.cores
+        return self.device.others_share is not None and self.device.others_share > BUSY_SHARE
 
     @property
     def label(self) -> str:

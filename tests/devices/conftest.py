@@ -115,7 +115,7 @@ def make_record() -> MakeRecord:
                 memory_bytes=8_000_000_000,
                 clock_mhz=None,
                 temperature_c=None,
-                load_before=None,
+                others_share=None,
             ),
             "runtime": "ONNX Runtime 1.23.2",
             "threads": 2,

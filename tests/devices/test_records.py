@@ -57,9 +57,9 @@ def test_label_names_role_and_runtime_without_its_version(make_record: Any) -> N
     assert make_record(role="teacher", runtime="PyTorch 2.13.0+cpu").label == "teacher · PyTorch"
 
 
-@pytest.mark.parametrize(("load", "busy"), [(None, False), (0.0, False), (2.0, False), (2.01, True), (9.0, True)])
-def test_machine_is_busy_when_more_than_half_its_cores_were(make_record: Any, load: float | None, busy: bool) -> None:
-    device = make_record().device.model_copy(update={"cores": 4, "load_before": load})
+@pytest.mark.parametrize(("share", "busy"), [(None, False), (0.0, False), (0.1, False), (0.2, True), (1.0, True)])
+def test_machine_is_busy_when_others_take_its_processors(make_record: Any, share: float | None, busy: bool) -> None:
+    device = make_record().device.model_copy(update={"others_share": share})
     assert make_record(device=device).busy is busy
 
 

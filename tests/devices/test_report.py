@@ -263,15 +263,15 @@ def test_unsteady_and_unmeasured_are_said_to_be_so(draw: Any, make_record: Any, 
     assert row[-2:] == ["3 (not steady)", "–"]
 
 
-@pytest.mark.parametrize(("load", "warned"), [(1.75, True), (0.25, False), (None, False)])
+@pytest.mark.parametrize(("load", "warned"), [(0.75, True), (0.05, False), (None, False)])
 def test_figures_of_a_busy_machine_come_with_a_caution(
     draw: Any, make_record: Any, tmp_path: Path, load: float | None, warned: bool
 ) -> None:
-    device = make_record().device.model_copy(update={"load_before": load})
+    device = make_record().device.model_copy(update={"others_share": load})
     store.write_json([make_record(device=device)], tmp_path / "records.json")
     page = draw(tmp_path / "records.json")
     assert ("Caution" in page.text) is warned
-    assert ("load average was 1.75 on 2 cores" in page.text) is warned
+    assert ("other programs took 75 % of the processors" in page.text) is warned
 
 
 def test_names_cannot_bring_markup_onto_the_page(draw: Any, make_bundle: Any, make_record: Any, tmp_path: Path) -> None:

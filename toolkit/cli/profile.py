@@ -57,8 +57,8 @@ def print_records(records: Sequence[ProfileRecord]) -> None:
     print_table(title, columns, rows)
     if first.busy:
         console.print(
-            f"caution: the load average was {first.device.load_before} on {first.device.cores} cores before the "
-            "session began; other programs took part in these figures"
+            f"caution: other programs took {first.device.others_share:.0%} of the processors before the session began, "
+            "and may have taken part in these figures"
         )
 
 
