@@ -153,7 +153,7 @@ def tiles(sources: Sources) -> list[dict[str, str]]:
         for entry in speedups(records):
             if entry["runtime"].startswith("ONNX"):
                 note = f"{records[0].obtained}, p50, {records[0].threads} threads, one session"
-                label = "faster than the teacher's decoder in ONNX Runtime"
+                label = "the speed of the teacher's decoder in ONNX Runtime"
                 found.append({"value": f"{entry['ratio']:.1f}x", "label": label, "note": note})
     for manifest in [m for m in sources.bundles if m.model.role == "student"][:1]:
         proved = [a for a in manifest.artifacts if a.parity.passed]

@@ -76,8 +76,8 @@ def training(rows: Sequence[dict[str, float]]) -> str:
     )
     figure.update_layout(
         xaxis={"title": "step"},
-        yaxis={"title": "loss", "type": "log"},
-        yaxis2={"title": "PSNR, dB", "overlaying": "y", "side": "right", "showgrid": False},
+        yaxis={"title": "loss", "rangemode": "tozero"},
+        yaxis2={"title": "PSNR, dB", "overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto"},
     )
     return _html(figure, 320)
 

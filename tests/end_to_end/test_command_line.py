@@ -57,7 +57,7 @@ def test_the_whole_way_from_a_recipe_to_a_report(write_recipe: RecipeWriter, tmp
     assert handheld("report", run, student, teacher, records, "--output", page) == 0
     found = {(record["role"], record["target"]) for record in json.loads(records.read_text())}
     assert found == {(role, target) for role in ("student", "teacher") for target in ("reference", "onnx-fp32")}
-    assert "faster than the teacher" in page.read_text()
+    assert "the speed of the teacher" in page.read_text()
 
 
 def test_verify_prints_how_each_artifact_was_proved(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
