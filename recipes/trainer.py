@@ -26,7 +26,7 @@ from recipes.objectives import Task, build_task
 from recipes.result import save_result
 from recipes.rundir import Evaluation, RunDirectory
 from recipes.schema import PhaseSpec, Recipe
-from toolkit.errors import HandheldError
+from toolkit.errors import CheckFailed, HandheldError, UserError
 from toolkit.progress import Tracker, track
 
 
@@ -103,7 +103,9 @@ class Trainer:
         """Take up the last checkpoint, if there is one."""
         state = self.run.load_checkpoint(self.run.last)
         if state is not None:
-            self.task.load_state_dict(state["task"], strict=False)
+            if state["task"].keys() != self.task.trainable_state().keys():
+                raise UserError(f"{self.run.last}: holds other weights than this recipe trains; name another --output")
+            self.task.load_state_dict(state["task"], strict=False)  # the frozen teacher is not in it
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best_psnr = state["step"], state["best_psnr"]
@@ -166,6 +168,11 @@ class Trainer:
                 self.fabric.backward(torch.stack(list(losses.values())).sum() / len(batches))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
+        if not math.isfinite(sum(sums.values())):
+            raise CheckFailed(
+                f"training diverged at step {self.step + 1}: loss {sums}; lower phases.*.lr. "
+                f"{self.run.last} holds the last good state"
+            )
         if spec.clip_grad is not None:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=spec.clip_grad, error_if_nonfinite=False)
         self.optimizer.step()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 TINY_VAE: dict[str, Any] = {
     "latent_channels": 4,
@@ -31,6 +32,9 @@ TINY_VAE: dict[str, Any] = {
 }
 TARGETS = ["onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"]
 
+settings.register_profile("handheld", deadline=None, database=None, max_examples=50)
+settings.load_profile("handheld")
+
 RecipeWriter = Callable[..., Path]
 
 
@@ -45,6 +49,12 @@ def write_clip(path: Path, frames: int = 20, height: int = 48, width: int = 64) 
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Each worker has one thread, whatever a test before set: sums over threads differ in their last bits."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ module again: run it, or give it to any exporter. What has no handler is refused
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,10 +56,10 @@ class LoweredModule(nn.Module):
         super().__init__()
         traced = program.module()
         self._nodes = list(traced.graph.nodes)
-        self._weights = {
-            str(node.target): Weight(str(node.target).replace(".", "_"), _fetch(traced, str(node.target)))
-            for node in self._nodes
-            if node.op == "get_attr"
+        targets = dict.fromkeys(str(node.target) for node in self._nodes if node.op == "get_attr")
+        self._weights = {  # numbered, since "a.b_c" and "a_b.c" would otherwise become one
+            target: Weight(f"w{number}_{target.replace('.', '_')}", _fetch(traced, target))
+            for number, target in enumerate(targets)
         }
         self._video_inputs = [example.ndim == VIDEO_RANK for example in example_inputs]
         self._video_outputs: list[bool] = []
@@ -207,6 +208,7 @@ def refusal(node: Node, reason: str) -> LoweringError:
     layers = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
     shapes = [list(t.shape) for a in node.all_input_nodes for t in _tensors_in(a.meta.get("val"))]
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if "File " in line]
+    lines = [line for line in lines if f"{os.sep}torch{os.sep}nn{os.sep}" not in line] or lines
     source = f" at {lines[-1].removeprefix('File ')}" if lines else ""
     return LoweringError(
         f"lowering: {node.target} on {shapes} {reason} at rank {MAX_RANK}, in layer "

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import settings
 from onnx import TensorProto, helper
 
 from devices.records import Device, Latency, Memory, OperatorTime, ProfileRecord
@@ -26,10 +25,6 @@ from toolkit.bundle import (
 )
 from toolkit.files import sha256, size_bytes
 from toolkit.parity import Parity, Tolerance
-
-settings.register_profile("handheld", deadline=None, database=None, max_examples=50)
-settings.load_profile("handheld")
-torch.set_num_threads(1)
 
 MakeRecord = Callable[..., ProfileRecord]
 MakeBundle = Callable[..., Path]

@@ -19,7 +19,7 @@ from recipes.schema import PhaseSpec
 from recipes.trainer import Interrupted, learning_rate
 from tests.conftest import RecipeWriter
 from toolkit import students
-from toolkit.errors import UserError
+from toolkit.errors import CheckFailed, UserError
 
 KILLED_AT_STEP = """
 import os, signal, sys
@@ -91,7 +91,8 @@ def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(write_recipe: RecipeWr
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     recipes.distill(recipes.load_recipe(path), whole)
     command = [sys.executable, "-c", KILLED_AT_STEP, str(path), str(killed), "5"]
-    result = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2], timeout=300)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process
+    result = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2], env=environment, timeout=300)
     assert result.returncode == -signal.SIGKILL, result.stderr.decode()
     assert not (killed / "student.safetensors").exists()
     assert torch.load(killed / "checkpoints" / "last.pt")["step"] == 4
@@ -173,6 +174,13 @@ def test_a_damaged_checkpoint_is_refused_by_name(write_recipe: RecipeWriter, tmp
     run.last.write_bytes(b"half a checkpoint")
     with pytest.raises(UserError, match=r"last\.pt: damaged checkpoint"):
         recipes.distill(recipe, run.path, resume=True)
+
+
+def test_a_diverging_run_stops_and_names_the_remedy(write_recipe: RecipeWriter, tmp_path: Path) -> None:
+    path = write_recipe(lambda r: (r["phases"][0].update(steps=40, lr=1e30), r["trainer"].update(clip_grad=None)))
+    with pytest.raises(CheckFailed, match=r"diverged at step \d+: .*lower phases"):
+        recipes.distill(recipes.load_recipe(path), tmp_path / "run")
+    assert not (tmp_path / "run" / "student.safetensors").exists()
 
 
 def test_a_student_that_cannot_decode_the_latents_is_refused(write_recipe: RecipeWriter, tmp_path: Path) -> None:
