@@ -56,8 +56,8 @@ def identity(_lowering: Lowering, _node: Node, x: Packed, *_args: Any, **_kwargs
     return x
 
 
-@handles("aten.to.dtype")
-def cast(_lowering: Lowering, _node: Node, x: Packed, dtype: torch.dtype, *_args: Any) -> Packed:
+@handles("aten._to_copy.default")
+def cast(_lowering: Lowering, _node: Node, x: Packed, dtype: torch.dtype | None = None, **_kwargs: Any) -> Packed:
     return Packed(x.storage.to(dtype), x.axes, x.dims)
 
 

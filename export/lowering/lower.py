@@ -185,6 +185,8 @@ def lower(module: nn.Module, example_inputs: Sequence[torch.Tensor], layout: str
             raise LoweringError(f"an input of shape {list(example.shape)}: artifacts take one video; use batch 1")
     with torch.no_grad():
         program = torch.export.export(module.eval(), tuple(example_inputs))
+        # Decomposing nothing still makes the graph functional: no operator writes into another's result.
+        program = program.run_decompositions({})
         return LoweredModule(program, example_inputs)
 
 

@@ -140,6 +140,41 @@ def test_the_signature_says_which_tensors_are_frames() -> None:
     assert [(spec.shape, spec.frames) for spec in lowered.outputs] == [((1, 6), False)]
 
 
+class InPlace(nn.Module):
+    """Writes into a tensor that is used again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv3d(6, 6, 1)
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.convolution(x)
+        z = self.activation(y.transpose(1, 2))
+        return y.mul_(2) + z.transpose(1, 2)
+
+
+def test_in_place_operators_change_what_they_would_change_in_pytorch() -> None:
+    assert_lowers_exactly(InPlace())
+
+
+class Scaled(nn.Module):
+    """Parameters of rank 5 and 4 that broadcast, and one convolution used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(1, 6, 1, 1, 1))
+        self.register_buffer("shift", torch.randn(6, 1, 1, 12))
+        self.convolution = nn.Conv3d(6, 6, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convolution(self.convolution(x * self.scale + self.shift))
+
+
+def test_parameters_broadcast_and_shared_layers_keep_their_weights() -> None:
+    assert_lowers_exactly(Scaled())
+
+
 class Inner(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cumsum(x, dim=2)
