@@ -17,24 +17,9 @@ from devices.records import ProfileRecord
 from toolkit import __version__
 from toolkit.bundle import MANIFEST, Manifest, read_manifest
 from toolkit.errors import UserError
+from toolkit.evaluation import Evaluation, read_evaluation
 from toolkit.files import write_atomic
 from toolkit.schema import StrictModel, read_yaml, validate
-
-
-class Scores(StrictModel):
-    psnr_db: float
-    ssim: float
-
-
-class Evaluation(StrictModel):
-    """The held-out scores as a run directory keeps them (`evaluation.json`)."""
-
-    clips: int
-    frames: int
-    student: Scores
-    teacher: Scores | None
-    student_params: int
-    teacher_params: int | None
 
 
 class Header(BaseModel):
@@ -119,12 +104,11 @@ def collect(paths: Sequence[Path]) -> Sources:
 def read_run(path: Path) -> Run:
     """A finished run; raises `UserError` where it was not finished."""
     try:
-        evaluation = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))
         rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the run is not finished; go on with `handheld distill ... --resume`") from error
     recipe = read_yaml(path / "recipe.yaml")
-    return validate(Run, {"path": path, "recipe": recipe, "evaluation": evaluation, "rows": rows}, str(path))
+    return validate(Run, {"path": path, "recipe": recipe, "evaluation": read_evaluation(path), "rows": rows}, str(path))
 
 
 def speedups(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from torch import nn
 
 from toolkit import students
 from toolkit.errors import UserError
+from toolkit.evaluation import Evaluation, read_evaluation
 from toolkit.schema import read_yaml
 
 
@@ -27,7 +27,7 @@ class Source:
     role: Literal["student", "teacher"]
     class_name: str
     config: dict[str, Any] = field(default_factory=dict)
-    quality: dict[str, Any] | None = None
+    quality: Evaluation | None = None
     recipe: Path | None = None
 
 
@@ -43,7 +43,7 @@ def from_run(run: Path) -> Source:
         role="student",
         class_name=f"toolkit.students.{student.kind}",
         config=student.config.model_dump(mode="json"),
-        quality=read_quality(run),
+        quality=read_evaluation(run),
         recipe=run / "recipe.yaml",
     )
 
@@ -52,16 +52,6 @@ def run_name(run: Path) -> str:
     """The recipe's name as the run recorded it."""
     recipe = read_yaml(run / "recipe.yaml")
     return str(recipe["name"])
-
-
-def read_quality(run: Path) -> dict[str, Any] | None:
-    """The held-out scores that the run measured, if it is finished."""
-    path = run / "evaluation.json"
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(content, dict)
-    return content
 
 
 def sample_latent(run: Path) -> torch.Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from recipes.objectives import DistillationTask, Task
-from recipes.rundir import Evaluation, Scores
 from toolkit import metrics
+from toolkit.evaluation import Evaluation, Scores
 from toolkit.progress import track
 from toolkit.video import write_strip
 
@@ -38,7 +38,7 @@ def validate(task: Task, student: nn.Module, clips: list[torch.Tensor]) -> tuple
     for clip in clips:
         latent = task.latent(student, clip[None].to(device))
         decoded = task.decode(student, latent)[0].cpu()
-        scores.append(Scores(metrics.psnr(decoded, clip), metrics.ssim(decoded, clip)))
+        scores.append(_scores(decoded, clip))
         if not columns:
             teacher = [task.teacher.decode(latent)[0].cpu()] if isinstance(task, DistillationTask) else []
             columns = [clip, *teacher, decoded]
@@ -63,10 +63,10 @@ def evaluate_task(
         for number, clip in enumerate(clips):
             latent = task.latent(student, clip[None].to(device))
             outputs = {"student": task.decode(student, latent)[0].cpu()}
-            ours.append(Scores(metrics.psnr(outputs["student"], clip), metrics.ssim(outputs["student"], clip)))
+            ours.append(_scores(outputs["student"], clip))
             if teacher is not None:
                 outputs["teacher"] = teacher.decode(latent)[0].cpu()
-                theirs.append(Scores(metrics.psnr(outputs["teacher"], clip), metrics.ssim(outputs["teacher"], clip)))
+                theirs.append(_scores(outputs["teacher"], clip))
             if number < SAMPLES_KEPT:
                 tensors[f"latent.{number}"] = latent.float().cpu()
                 for name, video in {"truth": clip, **outputs}.items():
@@ -81,6 +81,10 @@ def evaluate_task(
         teacher_params=_count(teacher.decoder) if teacher is not None else None,
     )
     return evaluation, tensors
+
+
+def _scores(decoded: torch.Tensor, clip: torch.Tensor) -> Scores:
+    return Scores(psnr_db=metrics.psnr(decoded, clip), ssim=metrics.ssim(decoded, clip))
 
 
 def _mean(scores: list[Scores]) -> Scores:

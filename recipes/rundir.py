@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,27 +13,8 @@ from safetensors.torch import save
 
 from recipes.schema import Recipe, load_recipe
 from toolkit.errors import UserError
+from toolkit.evaluation import EVALUATION_FILE, Evaluation
 from toolkit.files import write_atomic
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Reconstruction quality on held-out clips against the true video: PSNR in dB and SSIM, means over frames."""
-
-    psnr_db: float
-    ssim: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Held-out scores of a run; `teacher` is None where the run trained a teacher itself."""
-
-    clips: int
-    frames: int
-    student: Scores
-    teacher: Scores | None
-    student_params: int
-    teacher_params: int | None
 
 
 class RunDirectory:
@@ -46,7 +26,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples"
         self.sample_tensors = path / "samples.safetensors"
-        self.evaluation = path / "evaluation.json"
+        self.evaluation = path / EVALUATION_FILE
         self.last = path / "checkpoints" / "last.pt"
         self.best = path / "checkpoints" / "best.pt"
 
@@ -93,7 +73,7 @@ class RunDirectory:
             file.write(json.dumps(row) + "\n")
 
     def save_evaluation(self, evaluation: Evaluation) -> None:
-        write_atomic(self.evaluation, json.dumps(asdict(evaluation), indent=2) + "\n")
+        write_atomic(self.evaluation, evaluation.model_dump_json(indent=2) + "\n")
 
     def save_samples(self, tensors: dict[str, torch.Tensor]) -> None:
         write_atomic(self.sample_tensors, save({k: v.contiguous() for k, v in tensors.items()}))

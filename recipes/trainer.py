@@ -24,9 +24,10 @@ from recipes import ema, evaluate
 from recipes.data.clips import Clips, FromStep, validation_windows
 from recipes.objectives import Task, build_task
 from recipes.result import save_result
-from recipes.rundir import Evaluation, RunDirectory
+from recipes.rundir import RunDirectory
 from recipes.schema import PhaseSpec, Recipe
 from toolkit.errors import CheckFailed, HandheldError, UserError
+from toolkit.evaluation import Evaluation
 from toolkit.progress import Tracker, track
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from hypothesis import settings
+from torch import nn
 
 TINY_VAE: dict[str, Any] = {
     "latent_channels": 4,
@@ -36,6 +37,17 @@ settings.register_profile("handheld", deadline=None, database=None, max_examples
 settings.load_profile("handheld")
 
 RecipeWriter = Callable[..., Path]
+
+
+class Apply(nn.Module):
+    """A module around a function."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
 
 
 def write_clip(path: Path, frames: int = 20, height: int = 48, width: int = 64) -> Path:

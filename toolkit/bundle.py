@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from toolkit.errors import CheckFailed, UserError
+from toolkit.evaluation import Evaluation
 from toolkit.files import atomic_directory, sha256, size_bytes
 from toolkit.parity import Parity
 from toolkit.schema import StrictModel
@@ -98,7 +99,7 @@ class Manifest(StrictModel):
     name: str
     model: Model
     provenance: Provenance
-    quality: dict[str, Any] | None = None
+    quality: Evaluation | None = None
     artifacts: list[Artifact]
     files: dict[str, FileEntry] = {}
     manifest_sha256: str = ZEROED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +46,15 @@ def validate(model: type[Model], data: Any, source: str) -> Model:
         given = f", got {first['input']!r}" if isinstance(first["input"], str | int | float | bool | None) else ""
         more = f" ({len(others)} more)" if others else ""
         raise UserError(f"{source}: {where}: {reason}{given}{more}") from error
+
+
+def validate_json(model: type[Model], path: Path) -> Model:
+    """Build `model` from a JSON file; raises `UserError` that names the file where it holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); the file is damaged") from error
+    return validate(model, content, str(path))
 
 
 def read_yaml(path: Path) -> Any:

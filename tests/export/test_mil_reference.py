@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import coremltools
@@ -14,18 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from export import mil_reference
+from tests.conftest import Apply
 from toolkit.errors import CheckFailed
 
 X = (2, 8, 6, 10)
-
-
-class Apply(nn.Module):
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
 
 
 def convert(module: nn.Module, folder: Path, precision: coremltools.precision) -> Path:

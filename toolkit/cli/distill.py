@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 from toolkit.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
-    from recipes.rundir import Evaluation
+    from toolkit.evaluation import Evaluation
 
 
 def distill(
@@ -28,7 +27,7 @@ def distill(
     run = output or Path("runs") / loaded.name
     evaluation = recipes.distill(loaded, run, resume=resume)
     if as_json:
-        print_json({"run": str(run), **asdict(evaluation)})
+        print_json({"run": str(run), **evaluation.model_dump()})
         return
     print_evaluation(evaluation)
     console.print(f"run: {run}")

@@ -45,7 +45,8 @@ def export(
 def teacher_source(run: Path) -> Source:
     """The teacher's decoder of a run, with the run's held-out latent."""
     import recipes
-    from export.sources import Source, read_quality, run_name, sample_latent
+    from export.sources import Source, run_name, sample_latent
+    from toolkit.evaluation import read_evaluation
 
     latent = sample_latent(run)
     vae = recipes.load_teacher(run)
@@ -56,7 +57,7 @@ def teacher_source(run: Path) -> Source:
         role="teacher",
         class_name=f"diffusers.{type(vae.vae).__name__}.decoder",
         config={key: value for key, value in vae.vae.config.items() if not key.startswith("_")},
-        quality=read_quality(run),
+        quality=read_evaluation(run),
         recipe=run / "recipe.yaml",
     )
 

@@ -12,21 +12,10 @@ from torch.nn import functional as F
 from export.lowering import LoweringError, lower
 from export.lowering.lower import max_rank, to_frames, to_video
 from recipes.teachers.diffusers_vae import build
-from tests.conftest import TINY_VAE
+from tests.conftest import TINY_VAE, Apply
 from toolkit import students
 
 VIDEO = (1, 6, 5, 8, 12)
-
-
-class Apply(nn.Module):
-    """A module around a function."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
 
 
 class Normed(nn.Module):
