@@ -53,6 +53,8 @@ def profile_host(
     if iterations < 1:
         raise UserError(f"--iterations {iterations}: at least 1")
     threads = threads or available_cores()
+    if threads > available_cores():
+        raise UserError(f"--threads {threads}: this machine has {available_cores()} cores; more threads only wait")
     device = describe_host()
     manifests = [(bundle, open_bundle(bundle)) for bundle in bundles]
     plans = [(b, m, target, path) for b, m in manifests for target, path in _runnable(b, m)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from collections import defaultdict
@@ -37,7 +38,12 @@ def import_runtime(kind: str) -> None:
     elif kind == "onnx":
         import onnxruntime  # noqa: F401
     else:
-        import torch.export  # noqa: F401
+        import torch
+
+        buffer = io.BytesIO()  # the first load of any program imports hundreds of modules
+        torch.export.save(torch.export.export(torch.nn.Identity(), (torch.zeros(1),)), buffer)
+        buffer.seek(0)
+        torch.export.load(buffer).module()
 
 
 class OnnxRuntime:

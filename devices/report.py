@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from devices import protocol, report_figures, store
 from devices.records import ProfileRecord
 from toolkit import __version__
-from toolkit.bundle import MANIFEST, Manifest, read_manifest
+from toolkit.bundle import MANIFEST, Manifest, open_bundle
 from toolkit.errors import UserError
 from toolkit.evaluation import Evaluation, read_evaluation
 from toolkit.files import write_atomic
@@ -91,7 +91,7 @@ def collect(paths: Sequence[Path]) -> Sources:
     found = Sources()
     for path in paths:
         if (path / MANIFEST).is_file():
-            found.bundles.append(read_manifest(path))
+            found.bundles.append(open_bundle(path))
         elif (path / "recipe.yaml").is_file():
             found.runs.append(read_run(path))
         elif path.suffix == ".json" and path.is_file():

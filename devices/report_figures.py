@@ -12,9 +12,11 @@ import plotly.graph_objects as go
 import plotly.offline
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from devices.records import ProfileRecord
+from toolkit.errors import UserError
 from toolkit.video import to_frames
 
 COLUMNS = ("truth", "teacher", "student")
@@ -37,7 +39,10 @@ def strips(samples: Path) -> list[Strip]:
     """Truth, teacher and student side by side, from a run's sample tensors; empty where the run kept none."""
     if not samples.is_file():
         return []
-    tensors = load_file(samples)
+    try:
+        tensors = load_file(samples)
+    except SafetensorError as error:
+        raise UserError(f"{samples}: damaged ({error}); finish the run again or copy it anew") from error
     found = []
     for clip in range(sum(key.startswith("latent.") for key in tensors)):
         videos = [(name, tensors[f"{name}.{clip}"]) for name in COLUMNS if f"{name}.{clip}" in tensors]

@@ -40,6 +40,11 @@ def default_url() -> str:
     return f"sqlite:///{user_data_path('handheld') / 'profiles.db'}"
 
 
+def check_writable(url: str | None = None) -> None:
+    """Raise `UserError` where the store could not take records; creates it where it is not there yet."""
+    add([], url)
+
+
 def add(records: Sequence[ProfileRecord], url: str | None = None) -> str:
     """Keep records, all or none; returns the store's URL. Raises `UserError` where the store cannot be written."""
     url = url or default_url()

@@ -14,7 +14,7 @@ from export.lowering import LoweredModule, lower
 from export.lowering.lower import max_rank, to_frames, to_video
 from export.model_card import model_card
 from export.sources import Source, fit
-from export.targets import Target, find_target
+from export.targets import Target, Written, find_target
 from toolkit.bundle import (
     REFERENCE,
     SAMPLE,
@@ -28,7 +28,7 @@ from toolkit.bundle import (
     provenance,
     seal,
 )
-from toolkit.errors import CheckFailed, UserError
+from toolkit.errors import CheckFailed, HandheldError, UserError
 from toolkit.files import sha256, size_bytes
 from toolkit.parity import Parity
 from toolkit.progress import track
@@ -129,7 +129,7 @@ def write_artifact(
     """Convert, check the rank, check parity; raises `CheckFailed` where either does not hold."""
     rank = max_rank(program)
     path = folder / target.file_name
-    written = target.convert(program, path, NAMES)
+    written = _convert(target, program, path)
     if max(rank, written.max_rank) > MAX_RANK:
         raise CheckFailed(f"{target.name}: a tensor of rank {max(rank, written.max_rank)} is left in the artifact")
     found = parity.check(target, path, [latent], [frames])
@@ -147,3 +147,14 @@ def write_artifact(
         parity=found,
         graph=GraphFacts.model_validate(asdict(written) | estimates),
     )
+
+
+def _convert(target: Target, program: torch.export.ExportedProgram, path: Path) -> Written:
+    """Write one artifact. Converters are other people's code and raise what they like; a full disk stays one."""
+    try:
+        return target.convert(program, path, NAMES)
+    except (HandheldError, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:240]
+        raise CheckFailed(f"{target.name}: the converter refused this model or shape ({reason}); see -vv") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from toolkit import students
 from toolkit.errors import UserError
 from toolkit.evaluation import Evaluation, read_evaluation
 from toolkit.schema import read_yaml
+
+MAX_ELEMENTS = 2**28  # of a latent: 1 GB in fp32
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ def from_run(run: Path) -> Source:
 def run_name(run: Path) -> str:
     """The recipe's name as the run recorded it."""
     recipe = read_yaml(run / "recipe.yaml")
+    if not isinstance(recipe, dict) or "name" not in recipe:
+        raise UserError(f"{run / 'recipe.yaml'}: names no recipe; the file is damaged")
     return str(recipe["name"])
 
 
@@ -66,6 +71,8 @@ def sample_latent(run: Path) -> torch.Tensor:
 
 def fit(latent: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     """The latent repeated and cropped to (T, h, w): real values at any size."""
+    if latent.shape[1] * math.prod(shape) > MAX_ELEMENTS:
+        raise UserError(f"a latent of {'x'.join(map(str, shape))} is larger than any memory; name a smaller --shape")
     repeats = [-(-wanted // have) for wanted, have in zip(shape, latent.shape[2:], strict=True)]
     time, height, width = shape
     return latent.repeat(1, 1, *repeats)[:, :, :time, :height, :width].contiguous()

@@ -49,6 +49,12 @@ class Alignment(nn.Module):
         self.pairs = list(pairs)
         heads = []
         for pair in pairs:
+            for side, features, name in (("student", student, pair.student), ("teacher", teacher, pair.teacher)):
+                if not isinstance(features.get(name), torch.Tensor) or features[name].ndim != 5:
+                    raise UserError(
+                        f"objective.features: {side} block '{name}' gives no video feature (a list of blocks is "
+                        f"never called; name one of them, such as {name}.0)"
+                    )
             ours, theirs = student[pair.student].shape, teacher[pair.teacher].shape
             if ours[2:] != theirs[2:]:
                 raise UserError(

@@ -56,16 +56,20 @@ class RunDirectory:
             return None
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+        except (RuntimeError, EOFError, ValueError, KeyError, OSError, UnpicklingError) as error:
             raise UserError(f"{path}: damaged checkpoint; delete it to start the run anew") from error
-        assert isinstance(state, dict)
+        if not isinstance(state, dict) or not state.keys() >= {"task", "average", "optimizer", "step", "best_psnr"}:
+            raise UserError(f"{path}: no checkpoint of this release; delete it to start the run anew")
         return state
 
     def truncate_metrics(self, step: int) -> None:
         """Drop what was logged after `step`, and a line cut off by a full disk: the run will log it again."""
         if self.metrics.exists():
             whole = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            rows = [line for line in whole if line.endswith("\n") and json.loads(line)["step"] <= step]
+            try:
+                rows = [line for line in whole if line.endswith("\n") and json.loads(line)["step"] <= step]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{self.metrics}: damaged; delete the file to go on without its history") from error
             write_atomic(self.metrics, "".join(rows))
 
     def log(self, row: dict[str, float | int]) -> None:

@@ -16,6 +16,7 @@ CATALOG = PACKAGE / "catalog"
 ASSET_PREFIX = "asset:"
 
 Size = tuple[PositiveInt, PositiveInt]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TeacherSpec(StrictModel):
@@ -61,6 +62,12 @@ class ClipsSpec(StrictModel):
     resize: Size | None = None
     size: Size | None = None
     flip: bool = True
+
+    @model_validator(mode="after")
+    def _range_runs_forward(self) -> ClipsSpec:
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError(f"range {list(self.range)} holds no frame; it is (start, stop) with start < stop")
+        return self
 
 
 class DataSpec(StrictModel):
@@ -114,9 +121,9 @@ class TrainerSpec(StrictModel):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     ema: float = Field(default=0.999, ge=0, lt=1)
     clip_grad: PositiveFloat | None = 1.0
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: float = Field(default=1e-4, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     validate_every: PositiveInt = 500
     checkpoint_every: PositiveInt = 500
     log_every: PositiveInt = 10
@@ -126,7 +133,7 @@ class TrainerSpec(StrictModel):
 class Recipe(StrictModel):
     """One recipe file: a teacher, a student, data, an objective, phases and a trainer."""
 
-    name: str
+    name: str = Field(pattern=r"^[\w.-]+$")
     description: str = ""
     teacher: TeacherSpec | None = None
     student: Annotated[TurboVAEDSpec | AutoencoderSpec, Field(discriminator="kind")]
@@ -226,6 +233,6 @@ def _child(node: Any, part: str, override: str) -> Any:
 
 
 def _index(node: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    if not (part.isdecimal() and part.isascii()) or int(part) >= len(node):
         raise UserError(f"--set {override}: '{part}' is no index into a list of {len(node)}")
     return int(part)

@@ -48,14 +48,18 @@ def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation
     """
     run = RunDirectory(output)
     recipe = resolve(recipe)
+    fabric = Fabric(devices=recipe.trainer.devices, precision=recipe.trainer.precision)  # type: ignore[arg-type]
+    fabric.launch()
     torch.manual_seed(recipe.trainer.seed)
     task = build_task(recipe)
     clips = Clips(recipe.data.train, recipe.trainer.seed)
     held_out = validation_windows(recipe.data.validation)
     for clip in (clips[0], *held_out):
         task.vae.check_video(*clip.shape[1:])
-    run.open(recipe, resume)
-    trainer = Trainer(recipe, run, task, clips, held_out)
+    trainer = Trainer(fabric, recipe, run, task, clips, held_out)
+    if fabric.is_global_zero:
+        run.open(recipe, resume)
+    fabric.barrier()
     trainer.restore()
     trainer.train()
     return trainer.finish()
@@ -86,11 +90,17 @@ def learning_rate(phases: list[PhaseSpec], step: int) -> float:
 class Trainer:
     """One run in progress: the task under Fabric, its optimizer, its average, and where it stands."""
 
-    def __init__(self, recipe: Recipe, run: RunDirectory, task: Task, clips: Clips, held_out: list[torch.Tensor]):
+    def __init__(
+        self,
+        fabric: Fabric,
+        recipe: Recipe,
+        run: RunDirectory,
+        task: Task,
+        clips: Clips,
+        held_out: list[torch.Tensor],
+    ) -> None:
         spec = recipe.trainer
-        self.recipe, self.run, self.clips, self.held_out = recipe, run, clips, held_out
-        self.fabric = Fabric(devices=spec.devices, precision=spec.precision)  # type: ignore[arg-type]
-        self.fabric.launch()
+        self.fabric, self.recipe, self.run, self.clips, self.held_out = fabric, recipe, run, clips, held_out
         self.average: AveragedModel = ema.averaged(task.student, spec.ema)
         self.task = task
         learns = [p for p in task.parameters() if p.requires_grad]
@@ -110,12 +120,15 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best_psnr = state["step"], state["best_psnr"]
-        self.run.truncate_metrics(self.step)
+        if self.fabric.is_global_zero:
+            self.run.truncate_metrics(self.step)
 
     def train(self) -> None:
         """All steps that are left, with validation and checkpoints on the way."""
         spec, total = self.recipe.trainer, self.recipe.total_steps
-        board = SummaryWriter(self.run.path / "tensorboard", purge_step=self.step)
+        board = (
+            SummaryWriter(self.run.path / "tensorboard", purge_step=self.step) if self.fabric.is_global_zero else None
+        )
         quality = ""
         with track(self.recipe.name, total) as progress, stop_on_signal() as stop:
             for batches in self._steps():
@@ -130,7 +143,8 @@ class Trainer:
                 if stop.requested and self.step < total:
                     raise Interrupted(self.run.path, self.step)
                 self._show(progress, losses, quality)
-        board.close()
+        if board is not None:
+            board.close()
 
     def finish(self) -> Evaluation:
         """Evaluate the averaged student on all held-out clips and write the run's result."""
@@ -169,22 +183,29 @@ class Trainer:
                 self.fabric.backward(torch.stack(list(losses.values())).sum() / len(batches))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
-        if not math.isfinite(sum(sums.values())):
-            raise CheckFailed(
-                f"training diverged at step {self.step + 1}: loss {sums}; lower phases.*.lr. "
-                f"{self.run.last} holds the last good state"
-            )
-        if spec.clip_grad is not None:
-            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=spec.clip_grad, error_if_nonfinite=False)
+        self._clip(sums)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update_parameters(self.task.student)
         return sums
 
-    def _validate(self, board: SummaryWriter) -> float:
+    def _clip(self, losses: dict[str, float]) -> None:
+        """Clip the gradient; raises `CheckFailed` before anything is spoilt where loss or gradient are not finite."""
+        spec = self.recipe.trainer
+        limit = math.inf if spec.clip_grad is None else spec.clip_grad
+        norm = self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+        scales_losses = spec.precision == "16-mixed"  # whose scaler meets infinite gradients, and skips them
+        gradient_holds = norm is None or scales_losses or math.isfinite(float(norm))
+        if not (gradient_holds and math.isfinite(sum(losses.values()))):
+            raise CheckFailed(
+                f"training diverged at step {self.step + 1} (loss {sum(losses.values()):.3g}); lower phases.*.lr and "
+                "name another --output"
+            )
+
+    def _validate(self, board: SummaryWriter | None) -> float:
         """PSNR of the averaged student on the held-out clips; draws a strip, keeps the best checkpoint."""
         scores, strip = evaluate.validate(self.task, self.average.module, self.held_out)
-        if self.fabric.is_global_zero:
+        if board is not None:
             strip.write(self.run.samples / f"step_{self.step:07d}.png")
             board.add_scalar("validation/psnr_db", scores.psnr_db, self.step)
             board.add_scalar("validation/ssim", scores.ssim, self.step)
@@ -205,8 +226,8 @@ class Trainer:
             }
             self.run.save_checkpoint(path, state)
 
-    def _log(self, losses: dict[str, float], board: SummaryWriter) -> None:
-        if self.fabric.is_global_zero:
+    def _log(self, losses: dict[str, float], board: SummaryWriter | None) -> None:
+        if board is not None:
             rate = float(self.optimizer.param_groups[0]["lr"])
             self.run.log({"step": self.step, "lr": rate, **losses})
             board.add_scalar("lr", rate, self.step)

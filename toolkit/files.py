@@ -16,7 +16,11 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write `data` to `path` through a temporary file in the same folder and a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = data.encode() if isinstance(data, str) else data
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        error.filename = str(path)  # not the temporary name
+        raise
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -26,8 +30,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write does not say where
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a failed write does not say where, or names the temporary file
         raise
 
 

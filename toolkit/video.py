@@ -39,6 +39,8 @@ def read_video(
                 raise UserError(f"{path}: holds no video stream")
             declared = container.streams.video[0].frames
             for frame in islice(container.decode(video=0), stop):
+                if frame.is_corrupt:
+                    raise UserError(f"{path}: frame {decoded} is damaged; re-encode the file or copy it again")
                 if decoded >= start:
                     frames.append(_to_array(frame, size))
                 decoded += 1

@@ -103,6 +103,8 @@ def conv3d(
     groups: int = 1,
 ) -> Packed:
     """One Conv2d for each temporal tap, over shifted frames, summed; the taps' weights are split ahead of the graph."""
+    if isinstance(weight, Packed) or isinstance(bias, Packed):
+        raise Unrepresentable("a weight or bias that is computed from the input,")
     kernel = weight.tensor.shape[2:]
     stride, dilation = _triple(stride), _triple(dilation)
     pad = _padding(padding, kernel, dilation)
@@ -178,12 +180,16 @@ def reduce(lowering: Lowering, node: Node, x: Packed, dims: Any = None, keepdim:
     axes = [axis for axis, index in enumerate(order) if index in reduced]
     assert isinstance(node.target, torch._ops.OpOverload)
     storage = x.spread(order)
-    if str(node.target) == "aten.mean.dim" and axes == [1] and storage.ndim == 4:
+    if str(node.target) == "aten.mean.dim" and _means_channels(storage, axes) and not kwargs:
         result = channel_mean(lowering, storage)
     else:
         result = node.target(storage, axes, True, **kwargs)
     kept = unspread(result, order, rank)
     return kept if keepdim else kept.reshape([size for index, size in enumerate(kept.shape) if index not in reduced])
+
+
+def _means_channels(storage: torch.Tensor, axes: list[int]) -> bool:
+    return axes == [1] and storage.ndim == 4 and storage.dtype == torch.float32
 
 
 def channel_mean(lowering: Lowering, frames: torch.Tensor) -> torch.Tensor:
@@ -213,7 +219,7 @@ def layer_norm(
     order = _shared_order([x], keep=normalized)
     axes = [axis for axis, index in enumerate(order) if index in normalized]
     storage = x.spread(order)
-    mean = partial(channel_mean, lowering) if axes == [1] and storage.ndim == 4 else _mean_over(axes)
+    mean = partial(channel_mean, lowering) if _means_channels(storage, axes) else _mean_over(axes)
     centred = storage - mean(storage)
     result = centred * torch.rsqrt(mean(centred * centred) + eps)
     for parameter, combine in ((weight, torch.mul), (bias, torch.add)):

@@ -65,6 +65,7 @@ class LoweredModule(nn.Module):
         self._video_outputs: list[bool] = []
         self.constants = nn.ParameterDict()
         self._frozen = False
+        self.inputs: list[TensorSpec] = []
         frames = [to_frames(example) if example.ndim == VIDEO_RANK else example for example in example_inputs]
         with torch.no_grad():
             outputs = self(*frames)
@@ -74,6 +75,10 @@ class LoweredModule(nn.Module):
         self.outputs = [TensorSpec(tuple(r.shape), v) for r, v in zip(results, self._video_outputs, strict=True)]
 
     def forward(self, *inputs: torch.Tensor) -> Any:
+        """Raises `LoweringError` on inputs of another shape than it was lowered for: shapes are part of the graph."""
+        for given, spec in zip(inputs, self.inputs, strict=False):
+            if tuple(given.shape) != spec.shape:
+                raise LoweringError(f"lowered for an input of {list(spec.shape)}, not {list(given.shape)}")
         return Lowering(self).run(inputs)
 
 
@@ -99,6 +104,8 @@ class Lowering:
         for node in self.module._nodes:
             if node.op == "placeholder":
                 tensor, is_video = next(pending)
+                if tensor.ndim > VIDEO_RANK:
+                    raise LoweringError(f"an input of shape {list(tensor.shape)}: rank 5 is the most")
                 self.values[node] = Packed.from_frames(tensor) if is_video else Packed.of(tensor)
             elif node.op == "get_attr":
                 self.values[node] = self.module._weights[str(node.target)]
@@ -113,6 +120,8 @@ class Lowering:
         keeps_weights = name in handlers.TAKES_WEIGHTS
         if not self._can_say(node):
             raise refusal(node, "has no handler")
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            raise refusal(node, "writes into a tensor that outlives the call, which artifacts cannot,")
 
         def value(item: Node) -> Any:
             found = self.values[item]
@@ -158,10 +167,12 @@ class Lowering:
     def _output(self, node: Node) -> Any:
         returned = node.args[0]
         assert isinstance(returned, tuple | list)
-        results, kinds = [], []
+        results: list[torch.Tensor] = []
+        kinds = []
         for item in returned:
-            assert isinstance(item, Node)
-            packed = self.values[item]
+            packed = self.values[item] if isinstance(item, Node) else None
+            if not isinstance(packed, Packed):
+                raise LoweringError(f"output {len(results) + 1} is no computed tensor; return only what is computed")
             is_video = len(packed.dims) == VIDEO_RANK
             try:
                 results.append(packed.frames() if is_video else packed.plain())
@@ -192,7 +203,7 @@ def lower(module: nn.Module, example_inputs: Sequence[torch.Tensor], layout: str
 
 def to_frames(video: torch.Tensor) -> torch.Tensor:
     """A video `(1, C, T, H, W)` as frames `(T, C, H, W)`."""
-    return video[0].transpose(0, 1).contiguous()
+    return video[0].transpose(0, 1).clone(memory_format=torch.contiguous_format)  # plain strides on axes of size 1 too
 
 
 def to_video(frames: torch.Tensor) -> torch.Tensor:

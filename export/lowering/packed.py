@@ -72,6 +72,8 @@ class Packed:
 
     def reshape(self, shape: Sequence[int]) -> Packed:
         """The same elements in row-major order under another shape; data moves only if factors do not divide."""
+        if math.prod(shape) != math.prod(self.shape):
+            raise Unrepresentable(f"{list(self.shape)} as {list(shape)}")
         atoms = [atom for dim in self.dims for atom in dim]
         splits = _splits(atoms, shape)
         if splits is None:

@@ -153,6 +153,18 @@ def test_an_unwritable_output_is_refused(
     assert "you can write" in line
 
 
+def test_more_threads_than_cores_are_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cores" in refusal(capsys, 2, "profile", bundle, "--threads", "4000")
+
+
+def test_a_report_on_a_changed_bundle_is_refused(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle / "README.md").write_text("another card")
+    assert "README.md" in refusal(capsys, 1, "report", bundle, "--output", tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_an_unwritable_store_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     store = f"sqlite:///{tmp_path / 'file' / 'profiles.db'}"

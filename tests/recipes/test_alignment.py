@@ -37,6 +37,12 @@ def test_blocks_of_different_resolution_are_refused_with_both_sizes() -> None:
         Alignment([pair], {"a": torch.zeros(1, 2, 2, 4, 4)}, {"b": torch.zeros(1, 2, 2, 8, 8)})
 
 
+def test_a_list_of_blocks_is_refused_since_it_is_never_called() -> None:
+    pair = FeatureSpec(student="up_blocks", teacher="b")
+    with pytest.raises(UserError, match=r"'up_blocks' gives no video feature.*up_blocks\.0"):
+        Alignment([pair], {}, {"b": torch.zeros(1, 2, 2, 4, 4)})
+
+
 def test_heads_carry_the_students_width_to_the_teachers() -> None:
     pair = FeatureSpec(student="a", teacher="b", weight=2.0)
     ours, theirs = torch.randn(1, 2, 2, 4, 4), torch.randn(1, 5, 2, 4, 4)

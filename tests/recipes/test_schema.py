@@ -53,6 +53,23 @@ def test_an_unknown_student_override_is_an_error_that_names_the_nearest(write_re
         students.build(recipe.student.kind, recipe.student.preset, recipe.student.overrides)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.betas=[2, 3]",
+        "trainer.seed=-1",
+        "data.train.range=[5, 5]",
+        "data.train.range=[-3, 5]",
+        "name=../elsewhere",
+        "phases=[]",
+        "trainer.batch=0",
+    ],
+)
+def test_values_out_of_range_are_refused_by_key(write_recipe: RecipeWriter, override: str) -> None:
+    with pytest.raises(UserError, match=override.split("=")[0].split(".")[-1]):
+        load_recipe(write_recipe(), [override])
+
+
 def test_a_student_without_a_teacher_is_refused(write_recipe: RecipeWriter) -> None:
     with pytest.raises(UserError, match="needs a teacher"):
         load_recipe(write_recipe(lambda r: r.pop("teacher")))

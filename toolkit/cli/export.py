@@ -95,6 +95,6 @@ def _parse_shape(text: str | None) -> tuple[int, int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 3 or not all(part.isdecimal() and part.isascii() and int(part) > 0 for part in parts):
         raise UserError(f"--shape {text}: expected FRAMESxHEIGHTxWIDTH of the latent, for example 5x32x32")
     return int(parts[0]), int(parts[1]), int(parts[2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,10 +29,13 @@ def profile(
     import devices
     from devices import store as profiles
 
+    profiles.check_writable(store)
+    if json_file is not None:
+        profiles.write_json([], json_file)  # found out now, not after the measurement
     records = devices.profile(bundles, device, iterations=iterations, threads=threads, operators=operators)
-    url = profiles.add(records, store or os.environ.get(STORE_VARIABLE))
     if json_file is not None:
         profiles.write_json(records, json_file)
+    url = profiles.add(records, store)
     print_records(records)
     for record in records:
         print_operators(record)

@@ -186,6 +186,38 @@ def test_an_unknown_operator_is_refused_with_its_name_layer_shapes_source_and_re
         assert part in message
 
 
+def test_inputs_of_another_shape_are_refused_with_both_shapes() -> None:
+    lowered = lower(nn.Conv3d(6, 4, 3, padding=1), (torch.randn(VIDEO),))
+    with pytest.raises(LoweringError, match=r"\[5, 6, 8, 12\], not \[5, 6, 12, 8\]"):
+        lowered(torch.randn(5, 6, 12, 8))
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls.add_(1)
+        return x * self.calls
+
+
+def test_a_module_that_changes_its_own_buffers_is_refused() -> None:
+    with pytest.raises(LoweringError, match="outlives the call"):
+        lower(Counting(), (torch.randn(VIDEO),))
+
+
+def test_a_weight_computed_from_the_input_is_refused() -> None:
+    module = Apply(lambda x: F.conv3d(x, x[:, :, :1, :1, :1].reshape(1, 6, 1, 1, 1)))
+    with pytest.raises(LoweringError, match="computed from the input"):
+        lower(module, (torch.randn(VIDEO),))
+
+
+def test_a_mean_in_another_precision_keeps_it() -> None:
+    lowered = lower(Apply(lambda x: x.mean(1, keepdim=True, dtype=torch.float64)), (torch.randn(VIDEO),))
+    assert lowered(torch.randn(5, 6, 8, 12)).dtype == torch.float64
+
+
 def test_a_batch_of_videos_is_refused() -> None:
     with pytest.raises(LoweringError, match="batch 1"):
         lower(nn.ReLU(), (torch.randn(2, 3, 4, 5, 6),))
