@@ -29,7 +29,8 @@ def measure(runtime: str, artifact: Path, sample: Path, threads: int) -> Memory:
         raise DeviceError(f"{artifact}: the memory pass did not end within {TIMEOUT_S} s") from error
     if result.returncode < 0:
         name = signal.Signals(-result.returncode).name
-        raise DeviceError(f"{artifact}: the memory pass was ended by {name} (SIGKILL: out of memory)")
+        hint = "; it was probably out of memory" if name == "SIGKILL" else ""
+        raise DeviceError(f"{artifact}: the memory pass was ended by {name}{hint}")
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise DeviceError(f"{artifact}: the memory pass failed ({last})")

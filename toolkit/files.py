@@ -35,6 +35,18 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """Raise `OSError` that names `path` where `write_atomic` could not write it; what is there stays as it is."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; on success it replaces `path`, on any error it is removed.

@@ -165,6 +165,26 @@ def test_a_report_on_a_changed_bundle_is_refused(
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_profile_that_fails_leaves_earlier_records_alone(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = tmp_path / "records.json"
+    records.write_text("earlier records")
+    store = f"sqlite:///{tmp_path / 'profiles.db'}"
+    refusal(capsys, 2, "profile", bundle, "--device", "toaster", "--json", records, "--store", store)
+    assert records.read_text() == "earlier records"
+
+
+def test_an_unwritable_file_of_records_is_refused_before_measuring(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("devices.profile", lambda *_args, **_kwargs: pytest.fail("it was measured"))
+    store = f"sqlite:///{tmp_path / 'profiles.db'}"
+    target = tmp_path / "file" / "records.json"
+    assert str(target) in refusal(capsys, 2, "profile", bundle, "--json", target, "--store", store)
+
+
 def test_an_unwritable_store_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     store = f"sqlite:///{tmp_path / 'file' / 'profiles.db'}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolkit.cli.output import console, print_table
+from toolkit.files import check_writable
 
 if TYPE_CHECKING:
     from devices.records import ProfileRecord
@@ -29,9 +30,9 @@ def profile(
     import devices
     from devices import store as profiles
 
-    profiles.check_writable(store)
+    profiles.check_writable(store)  # found out now, not after the measurement
     if json_file is not None:
-        profiles.write_json([], json_file)  # found out now, not after the measurement
+        check_writable(json_file)
     records = devices.profile(bundles, device, iterations=iterations, threads=threads, operators=operators)
     if json_file is not None:
         profiles.write_json(records, json_file)
