@@ -2,13 +2,13 @@
 
 `lower` exports the module with `torch.export`, then walks that graph with values whose storage never exceeds
 rank 4 (`export.lowering.packed`), one small handler an operator (`export.lowering.handlers`). The result is a
-module again: run it, or give it to any exporter. What has no handler is refused by name.
+module again: run it, or give it to any exporter. What has no handler is refused by name; `obstacles` finds all of
+a model's refusals in one walk.
 """
 
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +18,14 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from export.lowering import handlers
+from export.lowering.constants import Constant, Weight, known_ahead
+from export.lowering.handlers import HANDLERS, TAKES_WEIGHTS
+from export.lowering.handlers.pointwise import pointwise
+from export.lowering.nested import map_nested, tensors_in
 from export.lowering.packed import MAX_RANK, Packed, Unrepresentable
-from toolkit.errors import UserError
+from export.lowering.refusal import SKIPPED, LoweringError, refusal
 
 VIDEO_RANK = 5
-SKIPPED = {"aten._assert_tensor_metadata.default", "_guards_fn"}
-
-
-class LoweringError(UserError):
-    """An operator that cannot be said at rank 4 yet; the message names it and the layer it came from."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +36,24 @@ class TensorSpec:
     frames: bool
 
 
-@dataclass(frozen=True)
-class Weight:
-    """A parameter or constant of the original module, by its name there."""
-
-    name: str
-    tensor: torch.Tensor
-
-
 class LoweredModule(nn.Module):
     """The lowered model: frames `(T, C, H, W)` where the original takes or gives videos `(1, C, T, H, W)`.
 
-    Holds only the weights that its graph uses, already split into taps.
+    Holds only the weights that its graph uses, already in the layout in which it uses them. With `collect`, what
+    cannot be said is noted there instead of raised, and its result taken as unknown numbers of the right shape.
     """
 
-    def __init__(self, program: ExportedProgram, example_inputs: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        program: ExportedProgram,
+        example_inputs: Sequence[torch.Tensor],
+        collect: list[LoweringError] | None = None,
+    ) -> None:
         super().__init__()
         traced = program.module()
         self._nodes = list(traced.graph.nodes)
-        targets = dict.fromkeys(str(node.target) for node in self._nodes if node.op == "get_attr")
-        self._weights = {  # numbered, since "a.b_c" and "a_b.c" would otherwise become one
-            target: Weight(f"w{number}_{target.replace('.', '_')}", _fetch(traced, target))
-            for number, target in enumerate(targets)
-        }
+        self._known = known_ahead(traced, self._nodes)
+        self._collect = collect
         self._video_inputs = [example.ndim == VIDEO_RANK for example in example_inputs]
         self._video_outputs: list[bool] = []
         self.constants = nn.ParameterDict()
@@ -91,13 +84,18 @@ class Lowering:
 
     def constant(self, name: str, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The lowered module's own constant: made on the first walk, looked up by name ever after."""
-        constants = self.module.constants
+        constants, name = self.module.constants, name.replace(".", "_")
         if name not in constants:
             assert not self.module._frozen, f"constant {name} appeared after lowering"
-            constants[name] = nn.Parameter(make().detach().clone(), requires_grad=False)
+            made = make().detach().clone(memory_format=torch.contiguous_format)
+            constants[name] = nn.Parameter(made, requires_grad=False)
         found = constants[name]
         assert isinstance(found, torch.Tensor)
         return found
+
+    def packed(self, weight: Weight) -> Packed:
+        """A weight as a value of the graph."""
+        return Constant.whole(self.constant, weight)
 
     def run(self, inputs: Sequence[torch.Tensor]) -> Any:
         pending = iter(zip(inputs, self.module._video_inputs, strict=True))
@@ -107,8 +105,8 @@ class Lowering:
                 if tensor.ndim > VIDEO_RANK:
                     raise LoweringError(f"an input of shape {list(tensor.shape)}: rank 5 is the most")
                 self.values[node] = Packed.from_frames(tensor) if is_video else Packed.of(tensor)
-            elif node.op == "get_attr":
-                self.values[node] = self.module._weights[str(node.target)]
+            elif node in self.module._known:
+                self.values[node] = self.module._known[node]
             elif node.op == "output":
                 return self._output(node)
             elif str(node.target) not in SKIPPED:
@@ -116,37 +114,37 @@ class Lowering:
         raise AssertionError("a graph without an output")
 
     def _call(self, node: Node) -> Any:
+        if self.module._collect is None:
+            return self._say(node)
+        try:
+            return self._say(node)
+        except LoweringError as error:
+            self.module._collect.append(error)
+            return map_nested(node.meta.get("val"), self._unknown)
+
+    def _unknown(self, example: Any) -> Any:
+        return Packed(torch.zeros(()), [], []).expand(example.shape) if isinstance(example, torch.Tensor) else example
+
+    def _say(self, node: Node) -> Any:
         name = str(node.target)
-        keeps_weights = name in handlers.TAKES_WEIGHTS
-        if not self._can_say(node):
-            raise refusal(node, "has no handler")
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-            raise refusal(node, "writes into a tensor that outlives the call, which artifacts cannot,")
+        why = _objection(node)
+        if why:
+            raise refusal(node, why)
 
         def value(item: Node) -> Any:
             found = self.values[item]
-            return self._packed(node, found) if isinstance(found, Weight) and not keeps_weights else found
+            return self.packed(found) if isinstance(found, Weight) and name not in TAKES_WEIGHTS else found
 
         args: Any = torch.fx.map_arg(node.args, value)
         kwargs: Any = torch.fx.map_arg(node.kwargs, value)
         try:
-            if name in handlers.HANDLERS:
-                return handlers.HANDLERS[name](self, node, *args, **kwargs)
-            if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
-                return handlers.pointwise(node, args, kwargs)
+            if name in HANDLERS:
+                return HANDLERS[name](self, node, *args, **kwargs)
+            if _is_pointwise(node):
+                return pointwise(node, args, kwargs)
             return self._as_it_is(node, args, kwargs)
         except Unrepresentable as error:
             raise refusal(node, f"needs {error}") from error
-
-    @staticmethod
-    def _can_say(node: Node) -> bool:
-        """Whether there is a handler, or none is needed: pointwise, or of rank 4 at most on all sides."""
-        if str(node.target) in handlers.HANDLERS or node.target is operator.getitem:
-            return True
-        if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
-            return True
-        values = [node.meta.get("val"), *(used.meta.get("val") for used in node.all_input_nodes)]
-        return all(tensor.ndim <= MAX_RANK for tensor in _tensors_in(values))
 
     def _as_it_is(self, node: Node, args: Any, kwargs: Any) -> Any:
         """An operator whose tensors all have rank 4 at most needs no rewriting."""
@@ -154,15 +152,8 @@ class Lowering:
             return args[0][args[1]]
         assert callable(node.target)
         plain = lambda p: p.plain() if isinstance(p, Packed) else p  # noqa: E731
-        output = node.target(*_map(args, plain), **_map(kwargs, plain))
-        return _map(output, lambda t: Packed.of(t) if isinstance(t, torch.Tensor) else t)
-
-    def _packed(self, node: Node, weight: Weight) -> Packed:
-        shape = weight.tensor.shape
-        if sum(size > 1 for size in shape) > MAX_RANK:
-            raise refusal(node, f"uses a constant of shape {list(shape)}")
-        kept = shape if len(shape) <= MAX_RANK else [size for size in shape if size > 1]
-        return Packed.of(self.constant(weight.name, lambda: weight.tensor.reshape(kept))).reshape(shape)
+        output = node.target(*map_nested(args, plain), **map_nested(kwargs, plain))
+        return map_nested(output, lambda t: Packed.of(t) if isinstance(t, torch.Tensor) else t)
 
     def _output(self, node: Node) -> Any:
         returned = node.args[0]
@@ -171,6 +162,7 @@ class Lowering:
         kinds = []
         for item in returned:
             packed = self.values[item] if isinstance(item, Node) else None
+            packed = self.packed(packed) if isinstance(packed, Weight) else packed
             if not isinstance(packed, Packed):
                 raise LoweringError(f"output {len(results) + 1} is no computed tensor; return only what is computed")
             is_video = len(packed.dims) == VIDEO_RANK
@@ -191,14 +183,37 @@ def lower(module: nn.Module, example_inputs: Sequence[torch.Tensor], layout: str
     """
     if layout != "folded":
         raise LoweringError(f"layout '{layout}' is not known; known: folded")
+    with torch.no_grad():
+        return LoweredModule(exported(module, example_inputs), example_inputs)
+
+
+def obstacles(module: nn.Module, example_inputs: Sequence[torch.Tensor]) -> list[LoweringError]:
+    """Everything that would stop `lower`, each operator named with its layer, in the order of the graph."""
+    found: list[LoweringError] = []
+    try:
+        with torch.no_grad():
+            LoweredModule(exported(module, example_inputs), example_inputs, collect=found)
+    except LoweringError as error:
+        found.append(error)
+    return found
+
+
+def exported(module: nn.Module, example_inputs: Sequence[torch.Tensor]) -> ExportedProgram:
+    """The module's functional graph; raises `LoweringError` on inputs that are no single video, and where
+    `torch.export` cannot capture the model (data-dependent shapes or control flow).
+    """
     for example in example_inputs:
         if example.ndim == VIDEO_RANK and example.shape[0] != 1:
             raise LoweringError(f"an input of shape {list(example.shape)}: artifacts take one video; use batch 1")
-    with torch.no_grad():
+    try:
         program = torch.export.export(module.eval(), tuple(example_inputs))
-        # Decomposing nothing still makes the graph functional: no operator writes into another's result.
-        program = program.run_decompositions({})
-        return LoweredModule(program, example_inputs)
+    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        raise LoweringError(
+            f"torch.export cannot capture {type(module).__name__}: {_first_line(error)}. Make shapes and branches "
+            "independent of the data, or give the export the part of the model that is"
+        ) from error
+    # Decomposing nothing still makes the graph functional: no operator writes into another's result.
+    return program.run_decompositions({})
 
 
 def to_frames(video: torch.Tensor) -> torch.Tensor:
@@ -213,40 +228,28 @@ def to_video(frames: torch.Tensor) -> torch.Tensor:
 
 def max_rank(program: ExportedProgram) -> int:
     """The highest rank of any tensor in an exported graph, weights included."""
-    return max((t.ndim for n in program.graph.nodes for t in _tensors_in(n.meta.get("val"))), default=0)
+    return max((t.ndim for n in program.graph.nodes for t in tensors_in(n.meta.get("val"))), default=0)
 
 
-def refusal(node: Node, reason: str) -> LoweringError:
-    """An error that says which operator of which layer stopped the lowering, and what to do about it."""
-    layers = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
-    shapes = [list(t.shape) for a in node.all_input_nodes for t in _tensors_in(a.meta.get("val"))]
-    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if "File " in line]
-    lines = [line for line in lines if f"{os.sep}torch{os.sep}nn{os.sep}" not in line] or lines
-    source = f" at {lines[-1].removeprefix('File ')}" if lines else ""
-    return LoweringError(
-        f"lowering: {node.target} on {shapes} {reason} at rank {MAX_RANK}, in layer "
-        f"'{layers[-1] if layers else 'the model itself'}'{source}. Rewrite the layer with supported operators, "
-        "or add a handler in export/lowering/handlers.py (see CONTRIBUTING.md)"
-    )
+def _objection(node: Node) -> str | None:
+    """Why there is no way to say a node, known before its arguments are looked at."""
+    values = [node.meta.get("val"), *(used.meta.get("val") for used in node.all_input_nodes)]
+    tensors = [tensor for value in values for tensor in tensors_in(value)]
+    if any(not isinstance(size, int) for tensor in tensors for size in tensor.shape):
+        return "has a shape that depends on the data, which artifacts cannot have,"
+    if str(node.target) not in HANDLERS and node.target is not operator.getitem and not _is_pointwise(node):
+        if any(tensor.ndim > MAX_RANK for tensor in tensors):
+            return "has no handler"
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return "is no operator of torch's ATen set, which it must be,"
+    if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+        return "writes into a tensor that outlives the call, which artifacts cannot,"
+    return None
 
 
-def _fetch(module: nn.Module, target: str) -> torch.Tensor:
-    value: Any = module
-    for part in target.split("."):
-        value = getattr(value, part)
-    assert isinstance(value, torch.Tensor)
-    return value.detach()
+def _is_pointwise(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
 
 
-def _map(item: Any, function: Any) -> Any:
-    if isinstance(item, list | tuple):
-        return type(item)(_map(i, function) for i in item)
-    if isinstance(item, dict):
-        return {key: _map(value, function) for key, value in item.items()}
-    return function(item)
-
-
-def _tensors_in(item: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    _map(item, lambda leaf: found.append(leaf) if isinstance(leaf, torch.Tensor) else None)
-    return found
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

@@ -2,22 +2,25 @@
 
 A video model speaks in tensors of rank 5 to 8; phones stop at 4. A `Packed` value holds a real tensor, the
 `storage`, and says of each of its axes and of each logical dimension which *atoms* it is made of, outermost
-first. Reshaping and permuting only rewrite that description; data moves when an operator needs a certain
-layout (`arranged`), and then by transposes of rank 4 and by `pixel_shuffle`, so that a 3-D pixel shuffle in any
-spelling ends as frame interleaving plus `pixel_shuffle`.
+first. Reshaping, permuting and expanding only rewrite that description; data moves when an operator needs a
+certain layout (`arranged`), and then by transposes of rank 4 and by `pixel_shuffle`, so that a 3-D pixel shuffle
+in any spelling ends as frame interleaving plus `pixel_shuffle`.
 
-Dimensions of size 1 have no atoms.
+Dimensions of size 1 have no atoms. A dimension's atom that no axis of the storage has is a repetition: the same
+data at each of its places, which most operators need not see written out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
 
 MAX_RANK = 4
+#: A repetition of up to this many is written as a concatenation, which every back end takes into its delegate.
+CONCATENATED_REPEATS = 8
 
 
 class Unrepresentable(Exception):
@@ -34,11 +37,13 @@ class Atom:
 Dim = tuple[Atom, ...]
 
 
-def _size(dim: Sequence[Atom]) -> int:
+def size_of(dim: Sequence[Atom]) -> int:
+    """The number of places along a dimension or axis made of these atoms."""
     return math.prod(atom.size for atom in dim)
 
 
-def _new_dim(size: int) -> Dim:
+def new_dim(size: int) -> Dim:
+    """A dimension of one fresh atom, or of none if its size is 1."""
     return () if size == 1 else (Atom(size),)
 
 
@@ -46,42 +51,72 @@ class Packed:
     """A logical tensor of shape `shape` that lies in `storage`, a tensor of rank 4 at most."""
 
     def __init__(self, storage: torch.Tensor, axes: Sequence[Dim], dims: Sequence[Dim]) -> None:
-        self.storage, self.axes, self.dims = storage, list(axes), list(dims)
+        self._storage, self.axes, self.dims = storage, list(axes), list(dims)
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Packed:
         """A tensor of rank 4 at most, as it is."""
         if tensor.ndim > MAX_RANK:
             raise Unrepresentable(f"a tensor of shape {list(tensor.shape)}")
-        dims = [_new_dim(size) for size in tensor.shape]
-        return cls(tensor, dims, dims)
+        dims = [new_dim(size) for size in tensor.shape]
+        return Packed(tensor, dims, dims)
 
     @classmethod
     def from_frames(cls, frames: torch.Tensor) -> Packed:
         """Frames `(T, C, H, W)` as a logical video `(1, C, T, H, W)`."""
-        time, channels, height, width = (_new_dim(size) for size in frames.shape)
-        return cls(frames, [time, channels, height, width], [(), channels, time, height, width])
+        time, channels, height, width = (new_dim(size) for size in frames.shape)
+        return Packed(frames, [time, channels, height, width], [(), channels, time, height, width])
+
+    @property
+    def storage(self) -> torch.Tensor:
+        return self._storage
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(_size(dim) for dim in self.dims)
+        return tuple(size_of(dim) for dim in self.dims)
+
+    @property
+    def stored(self) -> set[Atom]:
+        """The atoms that the storage has; the others of `dims` are repetitions."""
+        return {atom for axis in self.axes for atom in axis}
+
+    def described(self, axes: Sequence[Dim], dims: Sequence[Dim]) -> Packed:
+        """The same storage under another description; `axes` may only split or rename atoms."""
+        return Packed(self._storage, axes, dims)
+
+    def relabelled(self, axes: Sequence[Dim], dims: Sequence[Dim]) -> Packed:
+        """The same storage under a description of other atoms."""
+        return Packed(self._storage, axes, dims)
+
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Packed:
+        """The same description of storage to which `function`, of one tensor, element by element, was applied."""
+        return Packed(function(self.storage), self.axes, self.dims)
 
     def permute(self, order: Sequence[int]) -> Packed:
         """Dimensions in another order; no data moves."""
-        return Packed(self.storage, self.axes, [self.dims[index] for index in order])
+        return self.described(self.axes, [self.dims[index] for index in order])
+
+    def refined(self, parts: dict[Atom, Dim]) -> Packed:
+        """Atoms replaced by several (or by one other) of the same product; no data moves."""
+
+        def refine(dim: Dim) -> Dim:
+            return tuple(part for atom in dim for part in parts.get(atom, (atom,)))
+
+        return self.described([refine(axis) for axis in self.axes], [refine(dim) for dim in self.dims])
 
     def reshape(self, shape: Sequence[int]) -> Packed:
         """The same elements in row-major order under another shape; data moves only if factors do not divide."""
         if math.prod(shape) != math.prod(self.shape):
             raise Unrepresentable(f"{list(self.shape)} as {list(shape)}")
-        atoms = [atom for dim in self.dims for atom in dim]
-        splits = _splits(atoms, shape)
+        if 0 in shape:
+            raise Unrepresentable(f"an empty tensor of shape {list(shape)}")
+        splits = _splits([atom for dim in self.dims for atom in dim], shape)
         if splits is None:
-            flat = self.arranged([tuple(atoms)]).storage
-            dims = [_new_dim(size) for size in shape]
-            return Packed(flat, [tuple(atom for dim in dims for atom in dim)], dims)
-        axes = [tuple(part for atom in axis for part in splits.get(atom, (atom,))) for axis in self.axes]
-        parts = [part for atom in atoms for part in splits.get(atom, (atom,))]
+            flat = tuple(atom for dim in self.dims for atom in dim)
+            single = new_dim(size_of(flat))
+            return self.arranged([flat]).relabelled([single], [single]).reshape(shape)
+        refined = self.refined(splits)
+        parts = [part for dim in refined.dims for part in dim]
         dims, taken = [], 0
         for size in shape:
             start, product = taken, 1
@@ -89,11 +124,17 @@ class Packed:
                 product *= parts[taken].size
                 taken += 1
             dims.append(tuple(parts[start:taken]))
-        return Packed(self.storage, axes, dims)
+        return refined.described(refined.axes, dims)
+
+    def expand(self, shape: Sequence[int]) -> Packed:
+        """Dimensions of size 1, and new ones in front, repeated up to `shape`; no data moves."""
+        padded = with_rank(self, len(shape))
+        dims = [dim or new_dim(size) for dim, size in zip(padded.dims, shape, strict=True)]
+        return padded.described(padded.axes, dims)
 
     def arranged(self, axes: Sequence[Dim]) -> Packed:
-        """The same logical tensor with storage laid out as `axes` (which hold the same atoms)."""
-        return Packed(rearrange(self.storage, self.axes, axes), axes, self.dims)
+        """The same logical tensor with storage laid out as `axes`, repetitions written out where `axes` has them."""
+        return Packed(rearrange(self._storage, self.axes, axes), axes, self.dims)
 
     def plain(self) -> torch.Tensor:
         """A tensor of the logical shape; raises `Unrepresentable` if its rank is above 4."""
@@ -108,26 +149,10 @@ class Packed:
         _, channels, time, height, width = self.dims
         return self.arranged([time, channels, height, width]).storage
 
-    def spread(self, order: Sequence[int]) -> torch.Tensor:
-        """Storage with exactly one axis for each logical dimension named in `order`; the others have size 1."""
-        if len(order) > MAX_RANK:
-            raise Unrepresentable(f"a tensor of shape {list(self.shape)}")
-        return self.arranged([self.dims[index] for index in order]).storage
 
-    def storage_order(self) -> list[int]:
-        """Logical dimensions of more than one element in the order in which they lie in storage."""
-        position = {atom: place for place, atom in enumerate(a for axis in self.axes for a in axis)}
-        present = [index for index, dim in enumerate(self.dims) if dim]
-        return sorted(present, key=lambda index: position[self.dims[index][0]])
-
-
-def unspread(storage: torch.Tensor, order: Sequence[int], rank: int) -> Packed:
-    """The inverse of `Packed.spread`: a logical tensor of `rank` dimensions, those outside `order` of size 1."""
-    axes = [_new_dim(size) for size in storage.shape]
-    dims: list[Dim] = [()] * rank
-    for index, axis in zip(order, axes, strict=True):
-        dims[index] = axis
-    return Packed(storage, axes, dims)
+def with_rank(x: Packed, rank: int) -> Packed:
+    """`x` with dimensions of size 1 put in front, up to `rank`."""
+    return x.described(x.axes, [()] * (rank - len(x.dims)) + list(x.dims))
 
 
 def _splits(atoms: Sequence[Atom], shape: Sequence[int]) -> dict[Atom, Dim] | None:
@@ -157,14 +182,58 @@ def rearrange(tensor: torch.Tensor, source: Sequence[Dim], target: Sequence[Dim]
     """Move a tensor whose axes are `source` into axes `target`, with operators of rank 4 at most."""
     if [list(axis) for axis in source] == [list(axis) for axis in target]:
         return tensor
-    shape = [_size(axis) for axis in target]
-    wanted = [atom for axis in target for atom in axis]
+    stored = {atom for axis in source for atom in axis}
+    kept = [tuple(atom for atom in axis if atom in stored) for axis in target]
+    moved = _move(tensor, source, kept)
+    for place, axis in enumerate(target):
+        if len(kept[place]) < len(axis):
+            moved = _repeat(moved, place, axis, stored)
+    return moved
+
+
+def _move(tensor: torch.Tensor, source: Sequence[Dim], target: Sequence[Dim]) -> torch.Tensor:
     if len(target) == MAX_RANK:
         shuffled = _by_pixel_shuffle(tensor, source, target)
         if shuffled is not None:
             return shuffled
     have = [atom for axis in source for atom in axis]
-    return _permute_atoms(tensor, have, wanted).reshape(shape)
+    wanted = [atom for axis in target for atom in axis]
+    moved = _permute_axes(tensor, source, wanted)
+    if moved is None:
+        moved = _permute_atoms(tensor, have, wanted)
+    shape = [size_of(axis) for axis in target]
+    return moved if list(moved.shape) == shape else moved.reshape(shape)
+
+
+def _permute_axes(tensor: torch.Tensor, source: Sequence[Dim], wanted: list[Atom]) -> torch.Tensor | None:
+    """One transpose of whole axes, where the wanted order cuts none of them."""
+    place = {atom: index for index, axis in enumerate(source) for atom in axis}
+    order = list(dict.fromkeys(place[atom] for atom in wanted))
+    if [atom for index in order for atom in source[index]] != wanted:
+        return None
+    if order == sorted(order):
+        return tensor
+    return tensor.permute(order + [index for index in range(len(source)) if index not in order])
+
+
+def _repeat(tensor: torch.Tensor, place: int, axis: Dim, stored: set[Atom]) -> torch.Tensor:
+    """Write out the repetitions of one axis, of which `tensor` holds the stored atoms only."""
+    shape = list(tensor.shape)
+    done = [atom for atom in axis if atom in stored]
+    for index, atom in enumerate(axis):
+        if atom in stored:
+            continue
+        outer, inner = size_of(axis[:index]), size_of([a for a in axis[index + 1 :] if a in done])
+        blocks = [math.prod(shape[:place]) * outer, 1, inner * math.prod(shape[place + 1 :])]
+        whole = outer == inner == 1
+        block, along = (tensor, place) if whole else (tensor.reshape(blocks), 1)
+        if atom.size <= CONCATENATED_REPEATS:
+            tensor = torch.cat([block] * atom.size, along)
+        else:
+            tensor = block.expand([atom.size if i == along else size for i, size in enumerate(block.shape)])
+        shape[place] *= atom.size
+        tensor = tensor if whole else tensor.reshape(shape)
+    return tensor
 
 
 def _by_pixel_shuffle(tensor: torch.Tensor, source: Sequence[Dim], target: Sequence[Dim]) -> torch.Tensor | None:
@@ -178,14 +247,13 @@ def _by_pixel_shuffle(tensor: torch.Tensor, source: Sequence[Dim], target: Seque
         return None
     order = [*lead, *channels, rows[-1], columns[-1], *spatial]
     factor = rows[-1].size
-    shape = [_size(lead), _size(channels) * factor * factor, _size(rows[:-1]), _size(columns[:-1])]
+    shape = [size_of(lead), size_of(channels) * factor * factor, size_of(rows[:-1]), size_of(columns[:-1])]
     return F.pixel_shuffle(_permute_atoms(tensor, have, order).reshape(shape), factor)
 
 
 def _permute_atoms(tensor: torch.Tensor, have: list[Atom], wanted: list[Atom]) -> torch.Tensor:
     """Bring the atoms of a row-major tensor into another order by swapping neighbouring runs, each swap of rank 4."""
-    if {id(a) for a in have} != {id(a) for a in wanted}:
-        raise Unrepresentable("a layout that broadcasts")
+    assert {id(a) for a in have} == {id(a) for a in wanted}, "only repetitions may be missing from storage"
     have = list(have)
     for place in range(len(wanted)):
         if have[place] is wanted[place]:
@@ -195,7 +263,7 @@ def _permute_atoms(tensor: torch.Tensor, have: list[Atom], wanted: list[Atom]) -
         while stop < len(have) and have[stop] is wanted[place + stop - start]:
             stop += 1
         before, skipped, run, after = have[:place], have[place:start], have[start:stop], have[stop:]
-        blocks = [_size(before), _size(skipped), _size(run), _size(after)]
+        blocks = [size_of(before), size_of(skipped), size_of(run), size_of(after)]
         tensor = tensor.reshape(blocks).permute(0, 2, 1, 3)
         have = [*before, *run, *skipped, *after]
     return tensor

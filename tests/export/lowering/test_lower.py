@@ -10,12 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from export.lowering import LoweringError, lower
-from export.lowering.lower import max_rank, to_frames, to_video
+from export.lowering.lower import to_frames
 from recipes.teachers.diffusers_vae import build
 from tests.conftest import TINY_VAE, Apply
+from tests.export.lowering.check import VIDEO, assert_lowers_exactly
 from toolkit import students
-
-VIDEO = (1, 6, 5, 8, 12)
 
 
 class Normed(nn.Module):
@@ -27,23 +26,6 @@ class Normed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(x.movedim(1, -1)).movedim(-1, 1)
-
-
-def assert_lowers_exactly(module: nn.Module, shape: tuple[int, ...] = VIDEO) -> None:
-    """The lowered module and its exported graph: rank 4 at most, and the module's own numbers."""
-    torch.manual_seed(0)
-    module = module.eval()
-    video = torch.randn(shape)
-    lowered = lower(module, (video,))
-    frames = to_frames(video)
-    program = torch.export.export(lowered, (frames,))
-    assert max_rank(program) <= 4
-    with torch.no_grad():
-        expected = module(video)
-        for result in (lowered(frames), program.module()(frames)):
-            actual = to_video(result) if expected.ndim == 5 else result
-            assert actual.shape == expected.shape
-            assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from export.lowering import packed
-from export.lowering.packed import Packed, Unrepresentable, rearrange, unspread
+from export.lowering.packed import Packed, Unrepresentable, rearrange
 
 FRAMES = (3, 8, 4, 6)
 
@@ -84,12 +84,6 @@ def test_frames_of_a_batch_are_refused() -> None:
 def test_five_dimensions_of_more_than_one_element_are_refused_as_a_plain_tensor() -> None:
     with pytest.raises(Unrepresentable):
         Packed.from_frames(torch.randn(FRAMES)).reshape([2, 4, 3, 4, 6]).plain()
-
-
-def test_spread_and_unspread_are_inverses() -> None:
-    video = Packed.from_frames(torch.randn(FRAMES))
-    again = unspread(video.spread([2, 4, 1, 3]), [2, 4, 1, 3], 5)
-    assert torch.equal(again.frames(), video.frames())
 
 
 def test_a_pixel_shuffle_of_plain_frames_is_recognised() -> None:

@@ -1,0 +1,28 @@
+"""The one question put to every handler: same numbers, no rank above 4?"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from export.lowering import lower
+from export.lowering.lower import max_rank, to_frames, to_video
+
+VIDEO = (1, 6, 5, 8, 12)
+
+
+def assert_lowers_exactly(module: nn.Module, shape: tuple[int, ...] = VIDEO) -> None:
+    """The lowered module and its exported graph: rank 4 at most, and the module's own numbers."""
+    torch.manual_seed(0)
+    module = module.eval()
+    video = torch.randn(shape)
+    lowered = lower(module, (video,))
+    frames = to_frames(video)
+    program = torch.export.export(lowered, (frames,))
+    assert max_rank(program) <= 4
+    with torch.no_grad():
+        expected = module(video)
+        for result in (lowered(frames), program.module()(frames)):
+            actual = to_video(result) if expected.ndim == 5 else result
+            assert actual.shape == expected.shape
+            assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
