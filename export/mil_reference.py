@@ -31,6 +31,7 @@ UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": torch.Tensor.clone,
     "relu": F.relu,
     "sigmoid": torch.sigmoid,
+    "sign": torch.sign,
     "silu": F.silu,
     "softplus": F.softplus,
     "sqrt": torch.sqrt,
@@ -39,9 +40,15 @@ UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 BINARY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "add": torch.add,
+    "equal": torch.eq,
+    "greater": torch.gt,
+    "greater_equal": torch.ge,
+    "less": torch.lt,
+    "less_equal": torch.le,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
     "mul": torch.mul,
+    "not_equal": torch.ne,
     "pow": torch.pow,
     "real_div": torch.div,
     "sub": torch.sub,
@@ -170,6 +177,29 @@ def _conv(given: Inputs) -> torch.Tensor:
     return result
 
 
+@operator("conv_transpose")
+def _conv_transpose(given: Inputs) -> torch.Tensor:
+    x, weight = _wide(given["x"]), _wide(given["weight"])
+    spatial, kind = weight.ndim - 2, str(given["pad_type"])
+    if kind not in ("valid", "custom"):
+        raise CheckFailed(f"Core ML reference: padding '{kind}' of a transposed convolution is not known")
+    strides, dilations, groups = _ints(given["strides"]), _ints(given["dilations"]), int(given["groups"])
+    functions: list[Any] = [F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d]
+    whole = functions[spatial - 1](x, weight, _optional(given.get("bias")), strides, 0, 0, groups, dilations)
+    return _cropped(whole, _ints(given["pad"]) if kind == "custom" else [0] * (2 * spatial))
+
+
+@operator("crop")
+def _crop(given: Inputs) -> torch.Tensor:
+    return _cropped(_wide(given["x"]), [*_ints(given["crop_height"]), *_ints(given["crop_width"])])
+
+
+def _cropped(x: torch.Tensor, sides: Sequence[int]) -> torch.Tensor:
+    """`x` without so many places (before, after) of its last dimensions, given first to last."""
+    pairs = [sides[place : place + 2] for place in reversed(range(0, len(sides), 2))]
+    return F.pad(x, [-side for pair in pairs for side in pair])
+
+
 @operator("linear")
 def _linear(given: Inputs) -> torch.Tensor:
     return F.linear(_wide(given["x"]), _wide(given["weight"]), _optional(given.get("bias")))
@@ -215,6 +245,41 @@ def _reduce_mean(given: Inputs) -> torch.Tensor:
 @operator("reduce_sum")
 def _reduce_sum(given: Inputs) -> torch.Tensor:
     return _wide(given["x"]).sum(_axes(given), bool(given.get("keep_dims", False)))
+
+
+@operator("reduce_max")
+def _reduce_max(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).amax(_axes(given), bool(given.get("keep_dims", False)))
+
+
+@operator("reduce_min")
+def _reduce_min(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).amin(_axes(given), bool(given.get("keep_dims", False)))
+
+
+@operator("reduce_log_sum_exp")
+def _reduce_log_sum_exp(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).logsumexp(_axes(given), bool(given.get("keep_dims", False)))
+
+
+@operator("reduce_argmax")
+def _reduce_argmax(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).argmax(int(given["axis"]), bool(given.get("keep_dims", False)))
+
+
+@operator("reduce_argmin")
+def _reduce_argmin(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).argmin(int(given["axis"]), bool(given.get("keep_dims", False)))
+
+
+@operator("log")
+def _log(given: Inputs) -> torch.Tensor:
+    return torch.log(_wide(given["x"]) + float(given.get("epsilon") or 0))
+
+
+@operator("select")
+def _select(given: Inputs) -> torch.Tensor:
+    return torch.where(_wide(given["cond"]).bool(), _wide(given["a"]), _wide(given["b"]))
 
 
 @operator("layer_norm")
@@ -315,3 +380,53 @@ def _pad(given: Inputs) -> torch.Tensor:
 @operator("pixel_shuffle")
 def _pixel_shuffle(given: Inputs) -> torch.Tensor:
     return F.pixel_shuffle(_wide(given["x"]), int(given["upscale_factor"]))
+
+
+@operator("reverse")
+def _reverse(given: Inputs) -> torch.Tensor:
+    return _wide(given["x"]).flip(_axes(given))
+
+
+@operator("gather")
+def _gather(given: Inputs) -> torch.Tensor:
+    places = torch.from_numpy(np.array(given["indices"])).long()
+    if places.ndim != 1 or int(given.get("batch_dims") or 0):
+        raise CheckFailed("Core ML reference: gather with indices of more than one dimension is not known")
+    return _wide(given["x"]).index_select(int(given["axis"]), places)
+
+
+def _pool_padding(given: Inputs, kernel: Sequence[int]) -> list[int]:
+    """The padding on both sides of each spatial dimension."""
+    padding = _conv_padding({**given, "dilations": [1] * len(kernel)}, kernel, [])
+    if str(given["pad_type"]) not in ("valid", "custom") or padding[::2] != padding[1::2]:
+        raise CheckFailed("Core ML reference: pooling with unlike padding on two sides is not known")
+    return padding[::2]
+
+
+@operator("max_pool")
+def _max_pool(given: Inputs) -> torch.Tensor:
+    kernel, strides, ceil = _ints(given["kernel_sizes"]), _ints(given["strides"]), bool(given["ceil_mode"])
+    return F.max_pool2d(_wide(given["x"]), kernel, strides, _pool_padding(given, kernel), ceil_mode=ceil)
+
+
+@operator("avg_pool")
+def _avg_pool(given: Inputs) -> torch.Tensor:
+    kernel, strides, ceil = _ints(given["kernel_sizes"]), _ints(given["strides"]), bool(given["ceil_mode"])
+    padding, include = _pool_padding(given, kernel), not given["exclude_padding_from_average"]
+    return F.avg_pool2d(_wide(given["x"]), kernel, strides, padding, ceil, include)
+
+
+@operator("upsample_nearest_neighbor")
+def _upsample_nearest_neighbor(given: Inputs) -> torch.Tensor:
+    rows, columns = float(given["scale_factor_height"]), float(given["scale_factor_width"])
+    if not rows.is_integer() or not columns.is_integer():
+        raise CheckFailed("Core ML reference: nearest neighbours at a factor that is not whole are not known")
+    return _wide(given["x"]).repeat_interleave(int(rows), -2).repeat_interleave(int(columns), -1)
+
+
+@operator("upsample_bilinear")
+def _upsample_bilinear(given: Inputs) -> torch.Tensor:
+    x = _wide(given["x"])
+    factors = [float(given["scale_factor_height"]), float(given["scale_factor_width"])]
+    size = [int(np.floor(places * factor)) for places, factor in zip(x.shape[-2:], factors, strict=True)]
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=bool(given["align_corners"]))

@@ -28,39 +28,42 @@ class ChannelLayerNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def pad_time(x: torch.Tensor, kernel: int) -> torch.Tensor:
-    """Repeat the first and the last frame `(kernel - 1) // 2` times, so that a valid convolution keeps T."""
-    side = (kernel - 1) // 2
-    if side == 0:
+def pad_time(x: torch.Tensor, kernel: int, causal: bool = False) -> torch.Tensor:
+    """Repeat the first and the last frame so that a valid convolution keeps T.
+
+    Both `(kernel - 1) // 2` times; or, `causal`, the first one alone `kernel - 1` times: no frame sees a later one.
+    """
+    if kernel == 1:
         return x
-    first, last = x[:, :, :1], x[:, :, -1:]
-    return torch.cat([first] * side + [x] + [last] * side, dim=2)
+    before = kernel - 1 if causal else (kernel - 1) // 2
+    after = kernel - 1 - before
+    return torch.cat([x[:, :, :1]] * before + [x] + [x[:, :, -1:]] * after, dim=2)
 
 
 class Conv3d(nn.Module):
     """A dense 3-D convolution that keeps the shape: time padded by repetition, space by zeros."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, causal: bool = False) -> None:
         super().__init__()
-        self.kernel = kernel
+        self.kernel, self.causal = kernel, causal
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=(0, kernel // 2, kernel // 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(pad_time(x, self.kernel))
+        return self.conv(pad_time(x, self.kernel, self.causal))
 
 
 class SeparableConv3d(nn.Module):
     """A depthwise `kernel`^3 convolution followed at once by a pointwise one; the same padding as `Conv3d`."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 5) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 5, causal: bool = False) -> None:
         super().__init__()
-        self.kernel = kernel
+        self.kernel, self.causal = kernel, causal
         padding = (0, kernel // 2, kernel // 2)
         self.depthwise_conv = nn.Conv3d(in_channels, in_channels, kernel, padding=padding, groups=in_channels)
         self.pointwise_conv = nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.pointwise_conv(self.depthwise_conv(pad_time(x, self.kernel)))
+        return self.pointwise_conv(self.depthwise_conv(pad_time(x, self.kernel, self.causal)))
 
 
 class DecoupledPixelShuffle3d(nn.Module):

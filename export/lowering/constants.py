@@ -6,8 +6,10 @@ import itertools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.fx import Node
@@ -34,6 +36,11 @@ class Weight:
         first = tensor.flatten()[:1]
         uniform = first.numel() > 0 and bool((tensor == first).all())
         return cls(name, tensor.detach(), first.item() if uniform else None)
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        """Its numbers for Python to read: first read on the first walk, since no later one may look at data."""
+        return self.tensor.numpy()
 
 
 class Constant(Packed):
@@ -94,7 +101,7 @@ def known_ahead(traced: nn.Module, nodes: Sequence[Node]) -> dict[Node, Any]:
     known: dict[Node, Any] = {}
     for number, node in enumerate(nodes):
         if node.op == "get_attr":  # numbered, since "a.b_c" and "a_b.c" would otherwise become one
-            known[node] = Weight.of(f"w{number}_{node.target}", _fetch(traced, str(node.target)))
+            known[node] = Weight.of(f"w{number}_{node.target}", fetch(traced, str(node.target)))
         elif (
             node.op == "call_function" and _is_computable(node) and all(used in known for used in node.all_input_nodes)
         ):
@@ -123,7 +130,7 @@ def _is_computable(node: Node) -> bool:
     return not random and not node.target._schema.is_mutable and str(node.target) not in SKIPPED
 
 
-def _fetch(module: nn.Module, target: str) -> torch.Tensor:
+def fetch(module: nn.Module, target: str) -> torch.Tensor:
     value: Any = module
     for part in target.split("."):
         value = getattr(value, part)

@@ -24,6 +24,7 @@ from export.lowering.handlers.pointwise import pointwise
 from export.lowering.nested import map_nested, tensors_in
 from export.lowering.packed import MAX_RANK, Packed, Unrepresentable
 from export.lowering.refusal import SKIPPED, LoweringError, refusal
+from export.lowering.unrolled import unroll
 
 VIDEO_RANK = 5
 
@@ -69,10 +70,29 @@ class LoweredModule(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         """Raises `LoweringError` on inputs of another shape than it was lowered for: shapes are part of the graph."""
+        self.check(inputs)
+        return Lowering(self).run(inputs)
+
+    def check(self, inputs: Sequence[torch.Tensor]) -> None:
+        """Raise `LoweringError` unless `inputs` have the shapes of the examples."""
         for given, spec in zip(inputs, self.inputs, strict=False):
             if tuple(given.shape) != spec.shape:
                 raise LoweringError(f"lowered for an input of {list(spec.shape)}, not {list(given.shape)}")
-        return Lowering(self).run(inputs)
+
+
+class UnrolledModule(LoweredModule):
+    """A lowered module written out frame by frame."""
+
+    def __init__(self, folded: LoweredModule, example_inputs: Sequence[torch.Tensor]) -> None:
+        nn.Module.__init__(self)
+        self.inputs, self.outputs = folded.inputs, folded.outputs
+        frames = [to_frames(example) if example.ndim == VIDEO_RANK else example for example in example_inputs]
+        self.graph_module = unroll(program_of(folded, frames).module())
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """As `LoweredModule.forward`."""
+        self.check(inputs)
+        return self.graph_module(*inputs)
 
 
 class Lowering:
@@ -175,16 +195,21 @@ class Lowering:
         return results[0] if len(results) == 1 else tuple(results)
 
 
+LAYOUTS = ("folded", "unrolled")
+
+
 def lower(module: nn.Module, example_inputs: Sequence[torch.Tensor], layout: str = "folded") -> LoweredModule:
     """The same function at rank 4: videos `(1, C, T, H, W)` become frames `(T, C, H, W)`, inputs and outputs alike.
 
-    `layout` "folded" keeps time in the batch axis. Raises `LoweringError` (a `UserError`) that names the operator,
-    its layer, its shapes and the remedy where something cannot be said at rank 4.
+    `layout` "folded" keeps time in the batch axis; "unrolled" computes every frame with operators of its own, for
+    back ends that take batch 1 only. Raises `LoweringError` (a `UserError`) that names the operator, its layer, its
+    shapes and the remedy where something cannot be said at rank 4.
     """
-    if layout != "folded":
-        raise LoweringError(f"layout '{layout}' is not known; known: folded")
+    if layout not in LAYOUTS:
+        raise LoweringError(f"layout '{layout}' is not known; known: {', '.join(LAYOUTS)}")
     with torch.no_grad():
-        return LoweredModule(exported(module, example_inputs), example_inputs)
+        folded = LoweredModule(exported(module, example_inputs), example_inputs)
+        return folded if layout == "folded" else UnrolledModule(folded, example_inputs)
 
 
 def obstacles(module: nn.Module, example_inputs: Sequence[torch.Tensor]) -> list[LoweringError]:
@@ -212,8 +237,29 @@ def exported(module: nn.Module, example_inputs: Sequence[torch.Tensor]) -> Expor
             f"torch.export cannot capture {type(module).__name__}: {_first_line(error)}. Make shapes and branches "
             "independent of the data, or give the export the part of the model that is"
         ) from error
-    # Decomposing nothing still makes the graph functional: no operator writes into another's result.
-    return program.run_decompositions({})
+    return functional(program)
+
+
+def functional(program: ExportedProgram) -> ExportedProgram:
+    """The graph in which no operator writes into another's result: decomposing nothing still makes it so.
+
+    Without what torch notes of each node's origins: it is copied with every pass, and soon takes minutes.
+    """
+    _forget_origins(program)
+    program = program.run_decompositions({})
+    _forget_origins(program)
+    return program
+
+
+def program_of(lowered: nn.Module, inputs: Sequence[torch.Tensor]) -> ExportedProgram:
+    """The functional graph of a lowered module."""
+    with torch.no_grad():
+        return functional(torch.export.export(lowered, tuple(inputs)))
+
+
+def _forget_origins(program: ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        node.meta.pop("from_node", None)
 
 
 def to_frames(video: torch.Tensor) -> torch.Tensor:

@@ -224,13 +224,13 @@ def _repeat(tensor: torch.Tensor, place: int, axis: Dim, stored: set[Atom]) -> t
         if atom in stored:
             continue
         outer, inner = size_of(axis[:index]), size_of([a for a in axis[index + 1 :] if a in done])
-        blocks = [math.prod(shape[:place]) * outer, 1, inner * math.prod(shape[place + 1 :])]
         whole = outer == inner == 1
-        block, along = (tensor, place) if whole else (tensor.reshape(blocks), 1)
-        if atom.size <= CONCATENATED_REPEATS:
-            tensor = torch.cat([block] * atom.size, along)
+        along = place if whole else 1
+        blocks = shape if whole else [math.prod(shape[:place]) * outer, 1, inner * math.prod(shape[place + 1 :])]
+        if atom.size <= CONCATENATED_REPEATS:  # a view each: XNNPACK takes no concatenation of a single tensor
+            tensor = torch.cat([tensor.reshape(blocks) for _ in range(atom.size)], along)
         else:
-            tensor = block.expand([atom.size if i == along else size for i, size in enumerate(block.shape)])
+            tensor = tensor.reshape(blocks).expand([atom.size if i == along else n for i, n in enumerate(blocks)])
         shape[place] *= atom.size
         tensor = tensor if whole else tensor.reshape(shape)
     return tensor

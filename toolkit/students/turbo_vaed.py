@@ -44,6 +44,9 @@ class TurboVAEDConfig(StrictModel):
     patch: Literal[1, 4] = 4
     tail: Literal["staged", "direct"] = "staged"
     keep_first_frames: bool = False
+    temporal_padding: Literal["centred", "causal"] = Field(
+        default="centred", description="causal: no frame sees a later one, so that the decoder can stream"
+    )
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> TurboVAEDConfig:
@@ -83,7 +86,7 @@ PRESETS = {
 
 @register("turbo_vaed", TurboVAEDConfig, PRESETS)
 class TurboVAED(Student):
-    """The decoder; see `TurboVAEDConfig`. Not causal: every frame sees its neighbours on both sides."""
+    """The decoder; see `TurboVAEDConfig`. As published, every frame sees its neighbours on both sides."""
 
     config: TurboVAEDConfig
 
@@ -91,7 +94,8 @@ class TurboVAED(Student):
         super().__init__()
         self.config = config
         width = config.widths[0]
-        self.conv_in = Conv3d(config.latent_channels, width)
+        causal = config.temporal_padding == "causal"
+        self.conv_in = Conv3d(config.latent_channels, width, causal=causal)
         self.mid_block = Stage(config, 0, width)
         blocks = []
         for index in range(1, len(config.widths)):
@@ -102,7 +106,7 @@ class TurboVAED(Student):
         self.upsampler2d_2 = Upsampler2d(width // 4) if config.staged else None
         self.norm_out = ChannelRMSNorm()
         if config.patch == 1 or config.staged:
-            self.conv_out: nn.Module = Conv3d(width // 16 if config.staged else width, 3)
+            self.conv_out: nn.Module = Conv3d(width // 16 if config.staged else width, 3, causal=causal)
             self.unpatchify: nn.Module = nn.Identity()
         else:
             self.conv_out = FrameConv2d(width, 3 * config.patch**2)
@@ -126,15 +130,15 @@ class Stage(nn.Module):
         super().__init__()
         width, separable = config.widths[index], config.separable[index]
         time, space = config.strides[index - 1] if index else (1, 1)
-        upsamples = time * space > 1
-        transitions = _Convolutions(config.separable_transitions, config.depthwise_kernel)
+        upsamples, causal = time * space > 1, config.temporal_padding == "causal"
+        transitions = _Convolutions(config.separable_transitions, config.depthwise_kernel, causal)
         self.conv_in = ResidualBlock(in_width, width, transitions) if in_width != width else None
         self.upsamplers = (
             nn.ModuleList([Upsampler3d(width, time, space, transitions, config.keep_first_frames)])
             if upsamples
             else None
         )
-        convolutions = _Convolutions(separable, config.depthwise_kernel)
+        convolutions = _Convolutions(separable, config.depthwise_kernel, causal)
         self.resnets = nn.ModuleList(
             ResidualBlock(width, width, convolutions, relu_first=upsamples) for _ in range(config.layers[index])
         )
@@ -152,13 +156,13 @@ class Stage(nn.Module):
 class _Convolutions:
     """Chooses the convolution of a place in the network."""
 
-    def __init__(self, separable: bool, depthwise_kernel: int) -> None:
-        self.separable, self.depthwise_kernel = separable, depthwise_kernel
+    def __init__(self, separable: bool, depthwise_kernel: int, causal: bool) -> None:
+        self.separable, self.depthwise_kernel, self.causal = separable, depthwise_kernel, causal
 
     def __call__(self, in_channels: int, out_channels: int) -> nn.Module:
         if self.separable:
-            return SeparableConv3d(in_channels, out_channels, self.depthwise_kernel)
-        return Conv3d(in_channels, out_channels)
+            return SeparableConv3d(in_channels, out_channels, self.depthwise_kernel, self.causal)
+        return Conv3d(in_channels, out_channels, causal=self.causal)
 
 
 class ResidualBlock(nn.Module):

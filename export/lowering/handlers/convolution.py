@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch.fx import Node
 from torch.nn import functional as F
 
 from export.lowering.constants import Weight
+from export.lowering.forms import Convolution, apply
 from export.lowering.handlers.registry import handles
-from export.lowering.packed import Packed, Unrepresentable
+from export.lowering.packed import Packed, Unrepresentable, new_dim, size_of, with_rank
 
 if TYPE_CHECKING:
     from export.lowering.lower import Lowering
@@ -29,38 +29,33 @@ def conv3d(
     dilation: Sequence[int] = (1, 1, 1),
     groups: int = 1,
 ) -> Packed:
-    """One Conv2d for each temporal tap, over shifted frames, summed; the taps' weights are split ahead of the graph."""
+    """2-D convolutions over frames, in the form that `export.lowering.forms` chooses."""
     if not isinstance(weight, Weight) or not isinstance(bias, Weight | None):
         raise Unrepresentable("a weight or bias that is computed from the input,")
-    kernel = weight.tensor.shape[2:]
-    stride, dilation = _triple(stride), _triple(dilation)
-    pad = _padding(padding, kernel, dilation)
-    frames = x.frames()
-    if any(pad[0]):
-        frames = F.pad(frames, (0, 0, 0, 0, 0, 0, *pad[0]))
-    steps = (frames.shape[0] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    height_pad, width_pad = pad[1], pad[2]
-    if height_pad[0] != height_pad[1] or width_pad[0] != width_pad[1]:
-        frames = F.pad(frames, (*width_pad, *height_pad))
-        height_pad = width_pad = (0, 0)
-    total: torch.Tensor | None = None
-    for tap in range(kernel[0]):
-        begin = tap * dilation[0]
-        shifted = frames[begin : begin + (steps - 1) * stride[0] + 1 : stride[0]]
-        kernel_2d = lowering.constant(f"{weight.name}_tap{tap}", _tap(weight, tap))
-        tap_bias = lowering.constant(bias.name, _whole(bias)) if bias is not None and tap == 0 else None
-        part = F.conv2d(shifted, kernel_2d, tap_bias, stride[1:], (height_pad[0], width_pad[0]), dilation[1:], groups)
-        total = part if total is None else total + part
-    assert total is not None
-    return Packed.from_frames(total)
-
-
-def _tap(weight: Weight, tap: int) -> Callable[[], torch.Tensor]:
-    return lambda: weight.tensor[:, :, tap]
-
-
-def _whole(weight: Weight) -> Callable[[], torch.Tensor]:
-    return lambda: weight.tensor
+    batch, channels, time, height, width = with_rank(x, 5).dims
+    frames = x.arranged([(*time, *batch), channels, height, width]).storage
+    copies = size_of(batch)
+    before_after = _padding(padding, weight.tensor.shape[2:], _triple(dilation))
+    if any(before_after[0]):
+        frames = F.pad(frames, (0, 0, 0, 0, 0, 0, *(copies * side for side in before_after[0])))
+    space = before_after[1:]
+    if any(before != after for before, after in space):
+        frames = F.pad(frames, (*space[1], *space[0]))
+        space = [(0, 0), (0, 0)]
+    conv = Convolution(
+        weight=weight,
+        bias=bias,
+        stride=_triple(stride),
+        padding=(space[0][0], space[1][0]),
+        dilation=_triple(dilation),
+        groups=groups,
+    )
+    result = apply(conv, frames, copies, lowering.constant)
+    steps, out_channels, out_height, out_width = (
+        new_dim(size) for size in (result.shape[0] // copies, *result.shape[1:])
+    )
+    dims = [batch, out_channels, steps, out_height, out_width][5 - len(x.dims) :]
+    return Packed(result, [(*steps, *batch), out_channels, out_height, out_width], dims)
 
 
 def _triple(value: int | Sequence[int]) -> tuple[int, int, int]:

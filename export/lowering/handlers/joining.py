@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.fx import Node
-from torch.nn import functional as F
 
-from export.lowering.alignment import isolated, joined
+from export.lowering.alignment import joined
 from export.lowering.constants import Constant
+from export.lowering.handlers.padding import pad_constant
 from export.lowering.handlers.registry import handles
 from export.lowering.packed import Packed
 
@@ -38,18 +38,6 @@ def stack(lowering: Lowering, node: Node, parts: Sequence[Packed], dim: int = 0)
     dim %= len(node.meta["val"].shape)
     wide = [part.described(part.axes, [*part.dims[:dim], (), *part.dims[dim:]]) for part in parts]
     return cat(lowering, node, wide, dim)
-
-
-def pad_constant(x: Packed, sides: dict[int, tuple[int, int]], value: float) -> Packed:
-    """A constant around some dimensions: (before, after) for each; negative numbers cut."""
-    for some in (list(sides)[place : place + 3] for place in range(0, len(sides), 3)):
-        alone = isolated(x, some)
-        amounts = [0, 0] * alone.storage.ndim
-        for dim in some:
-            amounts[2 * alone.places[dim] : 2 * alone.places[dim] + 2] = sides[dim]
-        flipped = [a for axis in reversed(range(alone.storage.ndim)) for a in amounts[2 * axis : 2 * axis + 2]]
-        x = alone.result(F.pad(alone.storage, flipped, value=value))
-    return x
 
 
 def _as_padding(parts: Sequence[Packed], dim: int) -> Packed | None:
