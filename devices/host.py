@@ -106,18 +106,20 @@ def _runnable(bundle: Path, manifest: Manifest) -> list[tuple[str, Path]]:
 def _load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: int) -> Candidate:
     """Load, run once, and compare with the sample: what is wrong is not worth timing."""
     kind = target.split("-")[0]
+    described = manifest.artifacts[0]  # all artifacts of a bundle, and its reference, have one signature
     with np.load(bundle / SAMPLE) as sample:
-        latent, expected = sample["latent"], sample["frames"]
+        inputs = [sample[info.name] for info in described.inputs]
+        expected = [sample[info.name] for info in described.outputs]
     loaded: list[Runtime] = []
     import_runtime(kind)
     try:
-        load_ms = protocol.timed(lambda: loaded.append(RUNTIMES[kind](path, latent, threads)))
+        load_ms = protocol.timed(lambda: loaded.append(RUNTIMES[kind](path, inputs, threads)))
         outputs: list[np.ndarray] = []
-        first_ms = protocol.timed(lambda: outputs.append(loaded[0]()))
+        first_ms = protocol.timed(lambda: outputs.extend(loaded[0]()))
     except RUNTIME_ERRORS as error:
         raise DeviceError(f"{path}: {kind} could not run it ({' '.join(str(error).split())[:200]})") from error
     tolerance = REFERENCE_TOLERANCE if target == REFERENCE_TARGET else manifest.artifact(target).parity.tolerance
-    parity = compare(Execution(outputs, "executed", loaded[0].name), [expected], tolerance)
+    parity = compare(Execution(outputs, "executed", loaded[0].name), expected, tolerance)
     if not parity.passed:
         raise DeviceError(f"{path}: wrong output on this machine ({parity}); it was not timed")
     return Candidate(bundle, manifest, target, path, kind, loaded[0], load_ms, first_ms, parity)
@@ -136,7 +138,8 @@ def _records(
     records = []
     for candidate, timing in zip(candidates, timings, strict=True):
         progress.update(done, f"memory of {candidate.target}")
-        peak = memory.measure(candidate.kind, candidate.path, candidate.bundle / SAMPLE, threads)
+        inputs = [info.name for info in candidate.manifest.artifacts[0].inputs]
+        peak = memory.measure(candidate.kind, candidate.path, candidate.bundle / SAMPLE, inputs, threads)
         done += 1
         rows = []
         if operators:

@@ -6,7 +6,7 @@ import io
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ class Runtime(Protocol):
 
     name: str
 
-    def __call__(self) -> np.ndarray: ...
+    def __call__(self) -> list[np.ndarray]: ...
     def operators(self) -> list[OperatorTime]: ...
 
 
@@ -49,11 +49,13 @@ def import_runtime(kind: str) -> None:
 class OnnxRuntime:
     """A session of ONNX Runtime's CPU provider."""
 
-    def __init__(self, path: Path, latent: np.ndarray, threads: int, profile_prefix: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, inputs: Sequence[np.ndarray], threads: int, profile_prefix: Path | None = None
+    ) -> None:
         import onnxruntime
 
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
-        self._arguments = (path, latent, threads)
+        self._arguments = (path, inputs, threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -63,10 +65,11 @@ class OnnxRuntime:
         # its workers would otherwise go on spinning into the next candidate's turn
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._feed = {self.session.get_inputs()[0].name: latent}
+        names = [value.name for value in self.session.get_inputs()]
+        self._feed = dict(zip(names, inputs, strict=True))
 
-    def __call__(self) -> np.ndarray:
-        return np.asarray(self.session.run(None, self._feed)[0])
+    def __call__(self) -> list[np.ndarray]:
+        return [np.asarray(output) for output in self.session.run(None, self._feed)]
 
     def operators(self) -> list[OperatorTime]:
         """Operator kinds by the profile of a second session, the first run left out."""
@@ -81,7 +84,7 @@ class OnnxRuntime:
 class ExecuTorch:
     """A program in the ExecuTorch runtime, with its thread pool set to `threads`."""
 
-    def __init__(self, path: Path, latent: np.ndarray, threads: int) -> None:
+    def __init__(self, path: Path, inputs: Sequence[np.ndarray], threads: int) -> None:
         import torch
         from executorch.extension.pybindings import portable_lib
 
@@ -90,10 +93,10 @@ class ExecuTorch:
         with native_stderr_hidden():
             portable_lib._unsafe_reset_threadpool(threads)
             self._module = portable_lib._load_for_executorch(str(path))
-        self._inputs = [torch.from_numpy(latent)]
+        self._inputs = [torch.from_numpy(array) for array in inputs]
 
-    def __call__(self) -> np.ndarray:
-        return np.asarray(self._module.run_method("forward", self._inputs)[0].numpy())
+    def __call__(self) -> list[np.ndarray]:
+        return [np.asarray(output.numpy()) for output in self._module.run_method("forward", self._inputs)]
 
     def operators(self) -> list[OperatorTime]:
         """Delegate steps and kernels by ETDump, the first run left out."""
@@ -120,20 +123,22 @@ class ExecuTorch:
 
 
 class PyTorch:
-    """The bundle's `reference.pt2` in eager PyTorch; takes and gives videos inside, frames outside."""
+    """The bundle's `reference.pt2` in eager PyTorch."""
 
-    def __init__(self, path: Path, latent: np.ndarray, threads: int) -> None:
+    def __init__(self, path: Path, inputs: Sequence[np.ndarray], threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.name = f"PyTorch {torch.__version__}"
         self._torch = torch
         self._module = torch.export.load(path).module()
-        self._video = torch.from_numpy(latent).transpose(0, 1)[None].contiguous()
+        self._inputs = [torch.from_numpy(array) for array in inputs]
 
-    def __call__(self) -> np.ndarray:
+    def __call__(self) -> list[np.ndarray]:
         with self._torch.no_grad():
-            return np.asarray(self._module(self._video)[0].transpose(0, 1).numpy())
+            outputs = self._module(*self._inputs)
+        outputs = [outputs] if isinstance(outputs, self._torch.Tensor) else outputs
+        return [np.asarray(output.numpy()) for output in outputs]
 
     def operators(self) -> list[OperatorTime]:
         """Kernels by torch's own profiler."""
@@ -156,7 +161,7 @@ class PyTorch:
         return _slowest(rows)
 
 
-Loader = Callable[[Path, np.ndarray, int], Runtime]
+Loader = Callable[[Path, Sequence[np.ndarray], int], Runtime]
 
 #: What the runtimes raise when they cannot load or run an artifact.
 RUNTIME_ERRORS: tuple[type[Exception], ...] = (

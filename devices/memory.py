@@ -1,4 +1,4 @@
-"""The memory pass: `python -m devices.memory RUNTIME ARTIFACT SAMPLE THREADS` in a process of its own.
+"""The memory pass: `python -m devices.memory RUNTIME ARTIFACT SAMPLE THREADS INPUT...` in a process of its own.
 
 Prints one JSON line. The peak is taken after the runtime was imported and the input read, so that it speaks of the
 model: on Linux the high-water mark is reset at that point; elsewhere the process's own peak is all there is.
@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from devices.records import Memory
@@ -20,9 +21,9 @@ RUNS = 2
 TIMEOUT_S = 300
 
 
-def measure(runtime: str, artifact: Path, sample: Path, threads: int) -> Memory:
-    """Peak memory of loading and running `artifact`; raises `DeviceError` if the child fails."""
-    command = [sys.executable, "-m", "devices.memory", runtime, str(artifact), str(sample), str(threads)]
+def measure(runtime: str, artifact: Path, sample: Path, inputs: Sequence[str], threads: int) -> Memory:
+    """Peak memory of loading and running `artifact` on the arrays called `inputs` in `sample`; raises `DeviceError` if the child fails."""
+    command = [sys.executable, "-m", "devices.memory", runtime, str(artifact), str(sample), str(threads), *inputs]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
@@ -37,17 +38,17 @@ def measure(runtime: str, artifact: Path, sample: Path, threads: int) -> Memory:
     return Memory.model_validate(json.loads(result.stdout.strip().splitlines()[-1]))
 
 
-def main(runtime: str, artifact: str, sample: str, threads: str) -> None:
+def main(runtime: str, artifact: str, sample: str, threads: str, *inputs: str) -> None:
     import numpy as np
 
     from devices.host_runtimes import RUNTIMES, import_runtime
 
     import_runtime(runtime)
     with np.load(sample) as arrays:
-        latent = arrays["latent"]
+        given = [arrays[name] for name in inputs]
     reset = _reset_peak()
     baseline = _status_bytes("VmRSS") if reset else _peak_of_process()
-    loaded = RUNTIMES[runtime](Path(artifact), latent, int(threads))
+    loaded = RUNTIMES[runtime](Path(artifact), given, int(threads))
     for _ in range(RUNS):
         loaded()
     peak = _status_bytes("VmHWM") if reset else _peak_of_process()

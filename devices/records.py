@@ -98,7 +98,7 @@ class ProfileRecord(StrictModel):
     session: str
     created: str
     bundle: str
-    role: Literal["student", "teacher"]
+    role: Literal["student", "teacher", "module"]
     target: str
     artifact_sha256: str
     artifact_bytes: int

@@ -4,6 +4,6 @@
 """
 
 from export.pipeline import export, verify
-from export.sources import Source, from_run
+from export.sources import Source, from_module, from_run
 
-__all__ = ["Source", "export", "from_run", "verify"]
+__all__ = ["Source", "export", "from_module", "from_run", "verify"]

@@ -19,8 +19,7 @@ import numpy as np
 from torch.export import ExportedProgram
 
 from export import mil_reference
-from export.targets import FP16, Target, Written, add_target
-from toolkit.parity import Execution
+from export.targets import FP16, Session, Target, Written, add_target
 
 
 def convert(program: ExportedProgram, path: Path, names: list[str]) -> Written:
@@ -55,17 +54,20 @@ def read(path: Path) -> Written:
     return Written(max_rank=max(ranks), operators=dict(Counter(op.op_type for op in operators).most_common()))
 
 
-def run(path: Path, inputs: Sequence[np.ndarray]) -> Execution:
-    """Execute on macOS; elsewhere evaluate the program operator by operator, rounding to fp16 after each."""
+def load(path: Path) -> Session:
+    """Core ML itself on macOS; elsewhere the program operator by operator, rounded to fp16 after each."""
     if sys.platform == "darwin":
         model = coremltools.models.MLModel(str(path))
         spec = model.get_spec().description
-        feed = {value.name: array for value, array in zip(spec.input, inputs, strict=True)}
-        result = model.predict(feed)
-        outputs = [np.asarray(result[value.name], dtype=np.float32) for value in spec.output]
-        return Execution(outputs, "executed", f"Core ML on macOS {platform.mac_ver()[0]}")
-    outputs = mil_reference.evaluate(mil_reference.load(path), inputs)
-    return Execution(outputs, "reference-evaluated", f"export.mil_reference, coremltools {version('coremltools')}")
+
+        def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            result = model.predict({value.name: array for value, array in zip(spec.input, inputs, strict=True)})
+            return [np.asarray(result[value.name], dtype=np.float32) for value in spec.output]
+
+        return Session(predict, "executed", f"Core ML on macOS {platform.mac_ver()[0]}")
+    program = mil_reference.load(path)
+    runtime = f"export.mil_reference, coremltools {version('coremltools')}"
+    return Session(lambda inputs: mil_reference.evaluate(program, inputs), "reference-evaluated", runtime)
 
 
-add_target(Target("coreml-fp16", "model.mlpackage", FP16, convert, run))
+add_target(Target("coreml-fp16", "model.mlpackage", FP16, convert, load))

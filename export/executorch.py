@@ -17,9 +17,8 @@ from executorch.exir.backend.utils import get_delegates
 from executorch.runtime import Runtime, Verification
 from torch.export import ExportedProgram
 
-from export.targets import FP32, Target, Written, add_target
+from export.targets import FP32, Session, Target, Written, add_target
 from toolkit.errors import CheckFailed
-from toolkit.parity import Execution
 from toolkit.quiet import native_stderr_hidden
 
 NOT_OPERATORS = ("executorch_call_delegate", "getitem")
@@ -57,14 +56,19 @@ def read(edge: EdgeProgramManager) -> Written:
     )
 
 
-def run(path: Path, inputs: Sequence[np.ndarray]) -> Execution:
-    """Execute the file in the ExecuTorch runtime."""
+def load(path: Path) -> Session:
+    """The program's method in the ExecuTorch runtime."""
     with native_stderr_hidden():
         program = Runtime.get().load_program(path, verification=Verification.Minimal)
         method = program.load_method("forward")
-        assert method is not None
-        outputs = method.execute([torch.from_numpy(array) for array in inputs])
-    return Execution([output.numpy() for output in outputs], "executed", f"executorch {version('executorch')}")
+    assert method is not None
+
+    def call(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with native_stderr_hidden():
+            outputs = method.execute([torch.from_numpy(array) for array in inputs])
+        return [output.numpy().copy() for output in outputs]  # the method's own memory, overwritten by the next call
+
+    return Session(call, "executed", f"executorch {version('executorch')}")
 
 
 def shuffle_pixels(x: torch.Tensor, factor: int) -> torch.Tensor:
@@ -95,4 +99,4 @@ def _ranks(graphs: list[torch.fx.Graph]) -> list[int]:
     return [leaf.ndim for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
-add_target(Target("executorch-xnnpack-fp32", "model.pte", FP32, convert, run))
+add_target(Target("executorch-xnnpack-fp32", "model.pte", FP32, convert, load))

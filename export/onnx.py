@@ -14,8 +14,7 @@ import onnxruntime
 import torch
 from torch.export import ExportedProgram
 
-from export.targets import FP32, Target, Written, add_target
-from toolkit.parity import Execution
+from export.targets import FP32, Session, Target, Written, add_target
 
 OPSET = 18  # what torch's exporter writes without a version conversion
 
@@ -44,12 +43,15 @@ def read(model: onnx.ModelProto) -> Written:
     return Written(max_rank=max(ranks), operators=dict(Counter(node.op_type for node in graph.node).most_common()))
 
 
-def run(path: Path, inputs: Sequence[np.ndarray]) -> Execution:
-    """Execute the file in ONNX Runtime on the CPU."""
+def load(path: Path) -> Session:
+    """A session of ONNX Runtime on the CPU."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    feed = {value.name: array for value, array in zip(session.get_inputs(), inputs, strict=True)}
-    outputs = [np.asarray(output) for output in session.run(None, feed)]
-    return Execution(outputs, "executed", f"onnxruntime {onnxruntime.__version__}")
+    names = [value.name for value in session.get_inputs()]
+
+    def call(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.asarray(output) for output in session.run(None, dict(zip(names, inputs, strict=True)))]
+
+    return Session(call, "executed", f"onnxruntime {onnxruntime.__version__}")
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -63,4 +65,4 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
                     field[index] = new
 
 
-add_target(Target("onnx-fp32", "model.onnx", FP32, convert, run))
+add_target(Target("onnx-fp32", "model.onnx", FP32, convert, load))

@@ -1,6 +1,6 @@
 """Named export presets, `BACKEND[-DELEGATE]-PRECISION`: how to write each one, how to run it, how close it must be.
 
-To add a target: a module with a `convert` and a `run` function, and one `add_target` line.
+To add a target: a module with a `convert` and an `open` function, and one `add_target` line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from torch.export import ExportedProgram
 
 from toolkit.errors import unknown_name
-from toolkit.parity import Execution, Tolerance
+from toolkit.parity import How, Tolerance
 
 FP32 = Tolerance(max_share=1e-4)
 FP16 = Tolerance(min_psnr_db=50)
@@ -30,19 +30,28 @@ class Written:
     delegated_share: float | None = None
 
 
+@dataclass(frozen=True)
+class Session:
+    """A loaded artifact: `call(inputs)` gives its outputs, both in the artifact's order."""
+
+    call: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+    how: How
+    runtime: str
+
+
 Convert = Callable[[ExportedProgram, Path, list[str]], Written]
-Run = Callable[[Path, Sequence[np.ndarray]], Execution]
+Open = Callable[[Path], Session]
 
 
 @dataclass(frozen=True)
 class Target:
-    """One preset. `convert(program, path, names)` writes the artifact; `run(path, inputs)` gives its outputs."""
+    """One preset. `convert(program, path, names)` writes the artifact; `open(path)` loads it."""
 
     name: str
     file_name: str
     tolerance: Tolerance
     convert: Convert
-    run: Run
+    open: Open
 
 
 _TARGETS: dict[str, Target] = {}

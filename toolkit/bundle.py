@@ -25,6 +25,7 @@ from toolkit.evaluation import Evaluation
 from toolkit.files import atomic_directory, sha256, size_bytes
 from toolkit.parity import Parity
 from toolkit.schema import StrictModel
+from toolkit.streaming import StreamFacts
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -59,13 +60,14 @@ class Artifact(StrictModel):
     """One exported file (or `.mlpackage` folder) of the bundle."""
 
     target: str
-    mode: Literal["clip"]
+    mode: Literal["clip", "stream"]
     path: str
     sha256: str
     bytes: int
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
     states: list[TensorInfo] = []
+    stream: StreamFacts | None = None
     parity: Parity
     graph: GraphFacts
 
@@ -73,7 +75,7 @@ class Artifact(StrictModel):
 class Model(StrictModel):
     """The PyTorch model that the artifacts were made from."""
 
-    role: Literal["student", "teacher"]
+    role: Literal["student", "teacher", "module"]
     class_name: str
     config: dict[str, Any]
 

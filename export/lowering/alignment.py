@@ -134,7 +134,7 @@ def unified(tensors: Sequence[Packed], apart_from: int | None = None) -> list[Pa
     The dimension `apart_from`, in which sizes may differ, is left alone.
     """
     rank = max(len(tensor.dims) for tensor in tensors)
-    result = [with_rank(tensor, rank) for tensor in tensors]
+    result = _apart([with_rank(tensor, rank) for tensor in tensors])
     for dim in range(rank):
         holders = [index for index, tensor in enumerate(result) if tensor.dims[dim]]
         if dim == apart_from or len(holders) < 2 or len({result[index].dims[dim] for index in holders}) == 1:
@@ -149,6 +149,20 @@ def unified(tensors: Sequence[Packed], apart_from: int | None = None) -> list[Pa
         parts = [Atom(size) for size in cuts]
         for index in holders:
             result[index] = result[index].refined(_matching(result[index].dims[dim], parts))
+    return result
+
+
+def _apart(tensors: Sequence[Packed]) -> list[Packed]:
+    """The tensors with atoms of their own wherever one atom lies in different dimensions, as in x[:, None] - x."""
+    seen: dict[Atom, int] = {}
+    result = []
+    for tensor in tensors:
+        here = {atom: dim for dim, atoms in enumerate(tensor.dims) for atom in atoms}
+        if any(seen.get(atom, dim) != dim for atom, dim in here.items()):
+            tensor = tensor.refined({atom: (Atom(atom.size),) for atom in here})
+        else:
+            seen |= here
+        result.append(tensor)
     return result
 
 

@@ -18,6 +18,15 @@ from export.lowering.nested import map_nested
 from export.lowering.packed import Dim, Packed, new_dim, rearrange
 from export.lowering.refusal import SKIPPED
 
+#: Operators that take of their input its shape and type only.
+SHAPE_ONLY = {
+    "aten.zeros_like.default",
+    "aten.ones_like.default",
+    "aten.full_like.default",
+    "aten.new_zeros.default",
+    "aten.new_ones.default",
+    "aten.new_full.default",
+}
 Keep = Callable[[str, Callable[[], torch.Tensor]], torch.Tensor]
 
 
@@ -107,6 +116,13 @@ def known_ahead(traced: nn.Module, nodes: Sequence[Node]) -> dict[Node, Any]:
         ):
             known[node] = _computed(node, known, f"k{number}_{node.name}")
     return known
+
+
+def _blank(node: Node) -> torch.Tensor:
+    like: torch.Tensor = node.all_input_nodes[0].meta["val"]
+    assert callable(node.target)
+    made: torch.Tensor = node.target(torch.empty(tuple(like.shape), dtype=like.dtype), *node.args[1:], **node.kwargs)
+    return made
 
 
 def _computed(node: Node, known: dict[Node, Any], name: str) -> Any:

@@ -33,7 +33,7 @@ FRAMES, CHANNELS, SIZE = 2, 4, 3
 
 
 class TinyDecoder(torch.nn.Module):
-    """A video `(1, 4, T, H, W)` to `(1, 3, T, H, W)`: max(2x, 0) of the first three channels."""
+    """Frames `(T, 4, H, W)` to `(T, 3, H, W)`: max(2x, 0) of the first three channels."""
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         return torch.relu(video[:, :3] * 2)
@@ -82,8 +82,8 @@ def onnx_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def reference_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reference") / "reference.pt2"
-    video = torch.zeros(1, CHANNELS, FRAMES, SIZE, SIZE)
-    torch.export.save(torch.export.export(TinyDecoder().eval(), (video,)), path)
+    latent = torch.zeros(FRAMES, CHANNELS, SIZE, SIZE)
+    torch.export.save(torch.export.export(TinyDecoder().eval(), (latent,)), path)
     return path
 
 

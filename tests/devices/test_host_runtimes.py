@@ -131,8 +131,8 @@ def test_etdump_of_a_single_run_is_that_run_and_of_none_nothing() -> None:
 def test_onnx_runtime_gives_the_models_output_and_names_itself(
     onnx_model: Path, latent: np.ndarray, frames: np.ndarray
 ) -> None:
-    runtime = OnnxRuntime(onnx_model, latent, threads=1)
-    np.testing.assert_allclose(runtime(), frames, rtol=1e-6)
+    runtime = OnnxRuntime(onnx_model, [latent], threads=1)
+    np.testing.assert_allclose(runtime()[0], frames, rtol=1e-6)
     assert runtime.name.startswith("ONNX Runtime 1.")
 
 
@@ -140,25 +140,25 @@ def test_onnx_runtime_tells_the_time_of_the_models_operators(
     onnx_model: Path, latent: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = OnnxRuntime(onnx_model, latent, threads=1).operators()
+    rows = OnnxRuntime(onnx_model, [latent], threads=1).operators()
     assert {row.kind for row in rows} <= {"Conv", "Relu", "FusedConv", "ReorderInput", "ReorderOutput"}
     assert any("Conv" in row.kind for row in rows)
     assert all(row.calls >= 1 and row.ms >= 0 and row.unit == "CPU" for row in rows)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pytorch_takes_frames_of_a_latent_and_gives_frames_of_a_video(
+def test_pytorch_runs_the_reference_program(
     reference_model: Path, latent: np.ndarray, frames: np.ndarray
 ) -> None:
-    runtime = PyTorch(reference_model, latent, threads=1)
-    output = runtime()
+    runtime = PyTorch(reference_model, [latent], threads=1)
+    output = runtime()[0]
     assert output.shape == frames.shape
     np.testing.assert_array_equal(output, frames)
     assert runtime.name.startswith("PyTorch 2.")
 
 
 def test_pytorch_tells_the_time_of_its_kernels(reference_model: Path, latent: np.ndarray) -> None:
-    rows = by_name(PyTorch(reference_model, latent, threads=1).operators())
+    rows = by_name(PyTorch(reference_model, [latent], threads=1).operators())
     assert rows["aten::mul"].calls == 1
     assert rows["aten::mul"].unit == "CPU"
     assert [row.ms for row in rows.values()] == sorted((row.ms for row in rows.values()), reverse=True)

@@ -19,7 +19,7 @@ def sample(tmp_path: Path, latent: np.ndarray) -> Path:
 
 @pytest.mark.slow
 def test_peak_of_loading_and_running_is_not_below_the_baseline(onnx_model: Path, sample: Path) -> None:
-    found = memory.measure("onnx", onnx_model, sample, 1)
+    found = memory.measure("onnx", onnx_model, sample, ["latent"], 1)
     assert found.peak_bytes >= found.baseline_bytes > 1_000_000
     assert found.added_bytes == found.peak_bytes - found.baseline_bytes
 
@@ -28,4 +28,4 @@ def test_peak_of_loading_and_running_is_not_below_the_baseline(onnx_model: Path,
 def test_child_that_fails_is_a_device_error_that_names_artifact_and_reason(tmp_path: Path, sample: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     with pytest.raises(DeviceError, match=r"broken\.onnx: the memory pass failed \(.*InvalidProtobuf"):
-        memory.measure("onnx", tmp_path / "broken.onnx", sample, 1)
+        memory.measure("onnx", tmp_path / "broken.onnx", sample, ["latent"], 1)

@@ -27,9 +27,9 @@ def test_a_program_is_wholly_delegated_at_rank_4_and_runs(tmp_path: Path) -> Non
     assert written.max_rank == 4
     assert written.delegated_share == 1.0
     assert written.operators["xnnpack:convolution"] == 1
-    execution = executorch.run(tmp_path / "model.pte", [x.numpy()])
+    outputs = executorch.load(tmp_path / "model.pte").call([x.numpy()])
     with torch.no_grad():
-        np.testing.assert_allclose(execution.outputs[0], network(x).numpy(), atol=1e-5)
+        np.testing.assert_allclose(outputs[0], network(x).numpy(), atol=1e-5)
 
 
 def test_a_convolution_that_would_stay_on_the_portable_kernels_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_a_file_has_our_names_and_pytorchs_numbers(tmp_path: Path) -> None:
     assert written.operators["Conv"] == 1
     with torch.no_grad():
         expected = network(x).numpy()
-    np.testing.assert_allclose(exporter.run(tmp_path / "model.onnx", [x.numpy()]).outputs[0], expected, atol=1e-5)
+    np.testing.assert_allclose(exporter.load(tmp_path / "model.onnx").call([x.numpy()])[0], expected, atol=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 

@@ -1,8 +1,9 @@
-"""`handheld export`: a run's student, or its teacher as a baseline, to a bundle of proved artifacts."""
+"""`handheld export`: a student, its teacher as a baseline, or any PyTorch model, to a bundle of proved artifacts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,12 +18,26 @@ if TYPE_CHECKING:
     from toolkit.parity import Parity
 
 
+class Mode(StrEnum):
+    """What one call of an artifact takes."""
+
+    clip = "clip"
+    stream = "stream"
+
+
 def export(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
     targets: Annotated[list[str], typer.Option("--target", help="A named preset; may be given several times.")],
-    output: Annotated[
-        Path | None, typer.Option(help="The bundle (default: RUN/bundle, or RUN/teacher-bundle).")
+    run: Annotated[Path | None, typer.Argument(help="A run directory.")] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(help="PKG.MOD:FACTORY instead of a run; the factory returns (module, example inputs)."),
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The bundle (default: RUN/bundle, RUN/teacher-bundle, or the factory's name).")
+    ] = None,
+    mode: Annotated[
+        Mode, typer.Option(help="clip: a whole clip a call; stream: one latent frame a call, for causal models.")
+    ] = Mode.clip,
     shape: Annotated[
         str | None, typer.Option(help="The latent's frames x height x width, for example 5x32x32.")
     ] = None,
@@ -32,9 +47,18 @@ def export(
     """Export to Core ML, ONNX and ExecuTorch, each proved equal to PyTorch before it is handed over."""
     import export as exporting
 
-    source = teacher_source(run) if teacher else exporting.from_run(run)
-    bundle = output or run / ("teacher-bundle" if teacher else "bundle")
-    manifest = exporting.export(source, targets, bundle, shape=_parse_shape(shape), command=command_line())
+    if (run is None) == (module is None) or (teacher and module is not None):
+        raise UserError("name either a run directory or --module PKG.MOD:FACTORY (and --teacher only with a run)")
+    if module is not None:
+        source, bundle = exporting.from_module(module), Path(module.rsplit(":")[-1])
+    else:
+        assert run is not None
+        source = teacher_source(run) if teacher else exporting.from_run(run)
+        bundle = run / ("teacher-bundle" if teacher else "bundle")
+    bundle = output or bundle
+    manifest = exporting.export(
+        source, targets, bundle, mode=mode.value, shape=_parse_shape(shape), command=command_line()
+    )
     if as_json:
         print_json(manifest.model_dump(mode="json"))
         return
@@ -53,7 +77,7 @@ def teacher_source(run: Path) -> Source:
     return Source(
         name=f"{run_name(run)}-teacher",
         module=vae.decoder,
-        latent=latent,
+        inputs=(latent,),
         role="teacher",
         class_name=f"diffusers.{type(vae.vae).__name__}.decoder",
         config={key: value for key, value in vae.vae.config.items() if not key.startswith("_")},

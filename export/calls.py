@@ -1,0 +1,180 @@
+"""What an artifact is one call of: a whole clip, or one step of a stream; with example arrays and the right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from export.lowering import LoweredModule, lower
+from export.lowering.lower import program_of, to_frames, to_video
+from export.lowering.streaming import stream
+from export.parity import CLIP_FRAMES, CLIP_LATENT
+from export.sources import Source, fit
+from toolkit.bundle import TensorInfo
+from toolkit.errors import CheckFailed, UserError
+from toolkit.streaming import Step, StreamDecoder, StreamFacts
+
+LOWERING_TOLERANCE = 1e-5
+#: Latent frames over which a stream is compared with the clip.
+STREAMED_LATENTS = 6
+
+
+@dataclass(frozen=True)
+class Call:
+    """One signature, shared by the artifacts of a bundle.
+
+    `lowered` is the rank-4 module and `program` its graph; `reference` is the PyTorch program with the same
+    signature. `sample` has an example of every input and output by name, and for a stream also a whole clip.
+    """
+
+    lowered: nn.Module
+    program: ExportedProgram
+    reference: ExportedProgram
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    sample: dict[str, np.ndarray]
+    states: list[TensorInfo]
+    stream: StreamFacts | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all inputs, then of all outputs."""
+        return [info.name for info in (*self.inputs, *self.outputs)]
+
+    @property
+    def examples(self) -> tuple[torch.Tensor, ...]:
+        """The example inputs."""
+        return tuple(torch.from_numpy(self.sample[info.name]) for info in self.inputs)
+
+
+class FramesFirst(nn.Module):
+    """A model as artifacts see it: frames `(T, C, H, W)` where it takes or gives videos `(1, C, T, H, W)`."""
+
+    def __init__(self, module: nn.Module, inputs: Sequence[bool], outputs: Sequence[bool]) -> None:
+        super().__init__()
+        self.module, self.inputs, self.outputs = module, list(inputs), list(outputs)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The module's results, always as a tuple."""
+        given = [to_video(t) if is_video else t for t, is_video in zip(tensors, self.inputs, strict=True)]
+        results = self.module(*given)
+        results = [results] if isinstance(results, torch.Tensor) else results
+        return tuple(to_frames(r) if is_video else r for r, is_video in zip(results, self.outputs, strict=True))
+
+
+def clip_call(source: Source, shape: tuple[int, int, int] | None) -> Call:
+    """A whole clip in one call. `shape` is the (T, h, w) of the first input.
+
+    Raises `UserError` on operators that cannot be lowered, `CheckFailed` if the lowering changed the numbers.
+    """
+    examples = list(source.inputs)
+    if shape:
+        examples[0] = fit(_video(source), shape)
+    module = source.module.eval().float()
+    lowered = lower(module, examples)
+    videos = [spec.frames for spec in lowered.inputs], [spec.frames for spec in lowered.outputs]
+    reference = FramesFirst(module, *videos)
+    frames = tuple(to_frames(e) if is_video else e for e, is_video in zip(examples, videos[0], strict=True))
+    expected = reference(*frames)
+    _check_lowering(lowered, frames, expected)
+    inputs = [
+        _info(name, tensor, "latent frames (T, C, h, w)" if is_video else "as PyTorch takes it")
+        for name, tensor, is_video in zip(source.input_names, frames, videos[0], strict=True)
+    ]
+    names = source.output_names or [f"output_{number}" for number in range(len(expected))]
+    outputs = [
+        _info(name, tensor, source.meaning if is_video else "as PyTorch gives it")
+        for name, tensor, is_video in zip(names, expected, videos[1], strict=True)
+    ]
+    return Call(
+        lowered=lowered,
+        program=program_of(lowered, frames),
+        reference=torch.export.export(reference, frames),
+        inputs=inputs,
+        outputs=outputs,
+        sample={i.name: t.numpy() for i, t in zip([*inputs, *outputs], [*frames, *expected], strict=True)},
+        states=[],
+    )
+
+
+def stream_call(source: Source, shape: tuple[int, int, int] | None) -> Call:
+    """One latent frame a call. `shape` is (T, h, w), of which h and w count.
+
+    Raises `UserError` where the model cannot stream, `CheckFailed` if the stream's numbers are not the clip's.
+    """
+    latent = fit(_video(source), shape) if shape else _video(source)
+    latent = fit(latent, (STREAMED_LATENTS, *latent.shape[3:]))
+    module = source.module.eval().float()
+    form = stream(module, latent)
+    facts = StreamFacts(frames=form.frames, first_frames=form.first_frames)
+    clip, expected = to_frames(latent), to_frames(module(latent))
+    decoder = StreamDecoder(_eager(form.module), form.states, facts)
+    decoded = [decoder.decode(frame) for frame in clip[:-1, None].numpy()]
+    inputs = decoder.inputs(clip[-1:].numpy())
+    outputs = _eager(form.module)(inputs)
+    _check_lowering_of(np.concatenate([*decoded, outputs[0]]), expected.numpy())
+    states = [f"state_{number}" for number in range(len(form.states))]
+    fixed = [_info(source.input_names[0], inputs[0], "one latent frame (1, C, h, w)")]
+    fixed.append(_info("first", inputs[1], "1 at the first step, 0 after it"))
+    state_infos = [
+        _info(name, array, "zeros, then what came out") for name, array in zip(states, inputs[2:], strict=True)
+    ]
+    input_infos = [*fixed, *state_infos]
+    name = (source.output_names or ["output_0"])[0]
+    output_infos = [_info(name, outputs[0], source.meaning)] + [
+        _info(f"next_{info.name}", array, "the state for the next step")
+        for info, array in zip(state_infos, outputs[1:], strict=True)
+    ]
+    arrays = zip([*input_infos, *output_infos], [*inputs, *outputs], strict=True)
+    sample = {info.name: array for info, array in arrays}
+    example = tuple(torch.from_numpy(array) for array in inputs)
+    program = program_of(form.module, example)
+    return Call(
+        lowered=form.module,
+        program=program,
+        reference=program,
+        inputs=input_infos,
+        outputs=output_infos,
+        sample={info.name: array for info, array in arrays}
+        | {CLIP_LATENT: clip.numpy(), CLIP_FRAMES: expected.numpy()},
+        states=state_infos,
+        stream=facts,
+    )
+
+
+def _video(source: Source) -> torch.Tensor:
+    if source.inputs[0].ndim != 5:
+        raise UserError(f"{source.name}: its input of shape {list(source.inputs[0].shape)} is no video (1, C, T, H, W)")
+    return source.inputs[0]
+
+
+def _eager(module: nn.Module) -> Step:
+    def step(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [output.numpy() for output in module(*(torch.from_numpy(array) for array in arrays))]
+
+    return step
+
+
+def _check_lowering(lowered: LoweredModule, frames: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
+    results = lowered(*frames)
+    for result, right in zip([results] if isinstance(results, torch.Tensor) else results, expected, strict=True):
+        _check_lowering_of(result.numpy(), right.numpy())
+
+
+def _check_lowering_of(result: np.ndarray, expected: np.ndarray) -> None:
+    """Raise `CheckFailed` unless a rewriting gives the module's numbers, in fp32, to 1e-5 of their scale."""
+    scale = float(np.abs(expected).max(initial=0)) or 1.0
+    difference = float(np.abs(result - expected).max(initial=0)) / scale if result.shape == expected.shape else np.inf
+    if not difference <= LOWERING_TOLERANCE:
+        raise CheckFailed(f"lowering changed the model: max |Δ| {difference:.1e} of scale; please report this model")
+
+
+def _info(name: str, array: torch.Tensor | np.ndarray, meaning: str) -> TensorInfo:
+    return TensorInfo(
+        name=name, shape=tuple(array.shape), dtype=str(array.dtype).removeprefix("torch."), meaning=meaning
+    )
