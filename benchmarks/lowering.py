@@ -27,7 +27,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="only these models or shapes")
     arguments = parser.parse_args()
     chosen = [part for part in PARTS if getattr(arguments, part)] or list(PARTS)
-    return 0 if all([PARTS[part](arguments.names) for part in chosen]) else 1
+    held = [PARTS[part](arguments.names) for part in chosen]
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from devices.records import Memory
@@ -22,7 +22,10 @@ TIMEOUT_S = 300
 
 
 def measure(runtime: str, artifact: Path, sample: Path, inputs: Sequence[str], threads: int) -> Memory:
-    """Peak memory of loading and running `artifact` on the arrays called `inputs` in `sample`; raises `DeviceError` if the child fails."""
+    """Peak memory of loading and running `artifact` on the arrays of `sample` called `inputs`.
+
+    Raises `DeviceError` if the child fails.
+    """
     command = [sys.executable, "-m", "devices.memory", runtime, str(artifact), str(sample), str(threads), *inputs]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -46,13 +49,22 @@ def main(runtime: str, artifact: str, sample: str, threads: str, *inputs: str) -
     import_runtime(runtime)
     with np.load(sample) as arrays:
         given = [arrays[name] for name in inputs]
+
+    def load_and_run() -> None:
+        loaded = RUNTIMES[runtime](Path(artifact), given, int(threads))
+        for _ in range(RUNS):
+            loaded()
+
+    print(peak_of(load_and_run).model_dump_json())
+
+
+def peak_of(work: Callable[[], object]) -> Memory:
+    """The peak of this process while `work` is done, and what was resident before it."""
     reset = _reset_peak()
     baseline = _status_bytes("VmRSS") if reset else _peak_of_process()
-    loaded = RUNTIMES[runtime](Path(artifact), given, int(threads))
-    for _ in range(RUNS):
-        loaded()
+    work()
     peak = _status_bytes("VmHWM") if reset else _peak_of_process()
-    print(Memory(baseline_bytes=baseline, peak_bytes=peak).model_dump_json())
+    return Memory(baseline_bytes=baseline, peak_bytes=peak)
 
 
 def _reset_peak() -> bool:

@@ -12,12 +12,14 @@ from torch.export import ExportedProgram
 
 from export.lowering import LoweredModule, lower
 from export.lowering.lower import program_of, to_frames, to_video
+from export.lowering.reach import reach
 from export.lowering.streaming import stream
 from export.parity import CLIP_FRAMES, CLIP_LATENT
 from export.sources import Source, fit
 from toolkit.bundle import TensorInfo
 from toolkit.errors import CheckFailed, UserError
 from toolkit.streaming import Step, StreamDecoder, StreamFacts
+from toolkit.tiling import Tiling
 
 LOWERING_TOLERANCE = 1e-5
 #: Latent frames over which a stream is compared with the clip.
@@ -40,6 +42,7 @@ class Call:
     sample: dict[str, np.ndarray]
     states: list[TensorInfo]
     stream: StreamFacts | None = None
+    tiling: Tiling | None = None
 
     @property
     def names(self) -> list[str]:
@@ -67,8 +70,8 @@ class FramesFirst(nn.Module):
         return tuple(to_frames(r) if is_video else r for r, is_video in zip(results, self.outputs, strict=True))
 
 
-def clip_call(source: Source, shape: tuple[int, int, int] | None) -> Call:
-    """A whole clip in one call. `shape` is the (T, h, w) of the first input.
+def clip_call(source: Source, shape: tuple[int, int, int] | None = None, tiling: bool = False) -> Call:
+    """A whole clip in one call. `shape` is the (T, h, w) of the first input; `tiling` asks how tiles must overlap.
 
     Raises `UserError` on operators that cannot be lowered, `CheckFailed` if the lowering changed the numbers.
     """
@@ -99,10 +102,11 @@ def clip_call(source: Source, shape: tuple[int, int, int] | None) -> Call:
         outputs=outputs,
         sample={i.name: t.numpy() for i, t in zip([*inputs, *outputs], [*frames, *expected], strict=True)},
         states=[],
+        tiling=reach(module, examples[0]) if tiling else None,
     )
 
 
-def stream_call(source: Source, shape: tuple[int, int, int] | None) -> Call:
+def stream_call(source: Source, shape: tuple[int, int, int] | None = None) -> Call:
     """One latent frame a call. `shape` is (T, h, w), of which h and w count.
 
     Raises `UserError` where the model cannot stream, `CheckFailed` if the stream's numbers are not the clip's.
@@ -140,8 +144,7 @@ def stream_call(source: Source, shape: tuple[int, int, int] | None) -> Call:
         reference=program,
         inputs=input_infos,
         outputs=output_infos,
-        sample={info.name: array for info, array in arrays}
-        | {CLIP_LATENT: clip.numpy(), CLIP_FRAMES: expected.numpy()},
+        sample=sample | {CLIP_LATENT: clip.numpy(), CLIP_FRAMES: expected.numpy()},
         states=state_infos,
         stream=facts,
     )

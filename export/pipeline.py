@@ -44,13 +44,16 @@ def export(
     *,
     mode: Mode = "clip",
     shape: tuple[int, int, int] | None = None,
+    tiling: bool = False,
     command: str = "",
 ) -> Manifest:
     """Export `source` to every target and write the bundle `output`, whole or not at all.
 
     In `mode` "clip" one call takes a whole clip; in "stream" one latent frame and the states, for causal models.
-    `shape` is the first input's (T, h, w), by default that of the source's example. Raises `UserError` on unknown
-    targets and on models that cannot be lowered or streamed, `CheckFailed` where an artifact differs from PyTorch.
+    `shape` is the first input's (T, h, w), by default that of the source's example. With `tiling` the bundle also says
+    how tiles of longer clips and larger pictures must overlap, which takes minutes for large models.
+    Raises `UserError` on unknown targets and on models that cannot be lowered or streamed, `CheckFailed` where an
+    artifact differs from PyTorch.
     """
     chosen = [find_target(name) for name in dict.fromkeys(targets)]
     if not chosen:
@@ -58,7 +61,7 @@ def export(
     with new_bundle(output) as folder, track("export", len(chosen) + 2) as progress, torch.no_grad():
         # 1. One lowered graph for all targets, proved equal to the module, with a real input and PyTorch's answer.
         progress.update(0, "lowering")
-        call = clip_call(source, shape) if mode == "clip" else stream_call(source, shape)
+        call = clip_call(source, shape, tiling) if mode == "clip" else stream_call(source, shape)
         estimates = {
             "params": facts.params(source.module),
             "macs": facts.macs(call.lowered, call.examples),
@@ -125,6 +128,7 @@ def write_artifact(target: Target, folder: Path, call: Call, estimates: dict[str
         outputs=call.outputs,
         states=call.states,
         stream=call.stream,
+        tiling=call.tiling,
         parity=found,
         graph=GraphFacts.model_validate(asdict(written) | estimates),
     )

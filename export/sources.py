@@ -153,7 +153,7 @@ def _raised(error: BaseException) -> str:
 def _kind(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}" if value is not None else "None"
+    return f"an object of type {type(value).__name__}" if value is not None else "None"
 
 
 def run_name(run: Path) -> str:

@@ -26,6 +26,7 @@ from toolkit.files import atomic_directory, sha256, size_bytes
 from toolkit.parity import Parity
 from toolkit.schema import StrictModel
 from toolkit.streaming import StreamFacts
+from toolkit.tiling import Tiling
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -68,6 +69,7 @@ class Artifact(StrictModel):
     outputs: list[TensorInfo]
     states: list[TensorInfo] = []
     stream: StreamFacts | None = None
+    tiling: Tiling | None = None
     parity: Parity
     graph: GraphFacts
 

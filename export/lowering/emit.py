@@ -83,9 +83,9 @@ class Emitter:
         """The node that stands for an argument."""
         return self.gather(gather.refs)
 
-    def module(self, outputs: Sequence[fx.Node]) -> fx.GraphModule:
-        """The finished module."""
-        self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
+    def module(self, outputs: fx.Node | Sequence[fx.Node]) -> fx.GraphModule:
+        """The finished module, which gives one tensor or a tuple."""
+        self.graph.output(outputs if isinstance(outputs, fx.Node) else tuple(outputs))
         self.graph.lint()
         return fx.GraphModule(self.root, self.graph)
 

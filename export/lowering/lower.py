@@ -10,23 +10,28 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.fx.traceback import annotate
 
 from export.lowering.constants import Constant, Weight, known_ahead
 from export.lowering.handlers import HANDLERS, TAKES_WEIGHTS
 from export.lowering.handlers.pointwise import pointwise
 from export.lowering.nested import map_nested, tensors_in
 from export.lowering.packed import MAX_RANK, Packed, Unrepresentable
-from export.lowering.refusal import SKIPPED, LoweringError, refusal
+from export.lowering.refusal import SKIPPED, LoweringError, depends_on_data, refusal, uncapturable
 from export.lowering.unrolled import unroll
 
 VIDEO_RANK = 5
+#: Where nodes traced under `torch.fx.traceback.preserve_node_meta` keep the name of the node they were made for.
+ORIGIN = "handheld_origin"
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,10 @@ class Lowering:
     def __init__(self, module: LoweredModule) -> None:
         self.module = module
         self.values: dict[Node, Any] = {}
+        #: When collecting, what has no shape: all that uses it is refused with it, and not noted again.
+        self.lost: set[Node] = set()
+        #: When collecting, what refused operators would have taken: more outputs, so that no trace leaves it out.
+        self.kept: list[torch.Tensor] = []
 
     def constant(self, name: str, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The lowered module's own constant: made on the first walk, looked up by name ever after."""
@@ -134,16 +143,27 @@ class Lowering:
         raise AssertionError("a graph without an output")
 
     def _call(self, node: Node) -> Any:
+        with annotate({ORIGIN: node.name}):
+            return self._say_or_note(node)
+
+    def _say_or_note(self, node: Node) -> Any:
         if self.module._collect is None:
             return self._say(node)
-        try:
-            return self._say(node)
-        except LoweringError as error:
-            self.module._collect.append(error)
-            return map_nested(node.meta.get("val"), self._unknown)
+        if self.lost.isdisjoint(node.all_input_nodes):
+            try:
+                return self._say(node)
+            except LoweringError as error:
+                self.module._collect.append(error)
+        if depends_on_data(node.meta.get("val")):
+            self.lost.add(node)
+        taken = [self.values[used] for used in node.all_input_nodes if isinstance(self.values[used], Packed)]
+        self.kept += [packed.storage for packed in taken]
+        return map_nested(node.meta.get("val"), self._unknown)
 
     def _unknown(self, example: Any) -> Any:
-        return Packed(torch.zeros(()), [], []).expand(example.shape) if isinstance(example, torch.Tensor) else example
+        if not isinstance(example, torch.Tensor) or depends_on_data(example):
+            return None
+        return Packed(torch.zeros((), dtype=example.dtype), [], []).expand(example.shape)
 
     def _say(self, node: Node) -> Any:
         name = str(node.target)
@@ -179,20 +199,33 @@ class Lowering:
         returned = node.args[0]
         assert isinstance(returned, tuple | list)
         results: list[torch.Tensor] = []
-        kinds = []
-        for item in returned:
-            packed = self.values[item] if isinstance(item, Node) else None
-            packed = self.packed(packed) if isinstance(packed, Weight) else packed
-            if not isinstance(packed, Packed):
-                raise LoweringError(f"output {len(results) + 1} is no computed tensor; return only what is computed")
-            is_video = len(packed.dims) == VIDEO_RANK
+        kinds: list[bool] = []
+        for number, item in enumerate(returned, 1):
             try:
-                results.append(packed.frames() if is_video else packed.plain())
-            except Unrepresentable as error:
-                raise refusal(node, f"gives {error}") from error
+                result, is_video = self._result(node, number, item)
+            except LoweringError as error:
+                if self.module._collect is None:
+                    raise
+                if not (isinstance(item, Node) and item in self.lost):
+                    self.module._collect.append(error)
+                continue
+            results.append(result)
             kinds.append(is_video)
-        self.module._video_outputs = kinds
+        results += self.kept
+        self.module._video_outputs = kinds + [False] * len(self.kept)
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _result(self, node: Node, number: int, item: Any) -> tuple[torch.Tensor, bool]:
+        """One output, and whether it is a video's frames."""
+        packed = self.values[item] if isinstance(item, Node) else None
+        packed = self.packed(packed) if isinstance(packed, Weight) else packed
+        if not isinstance(packed, Packed):
+            raise LoweringError(f"output {number} is no computed tensor; return only what is computed")
+        is_video = len(packed.dims) == VIDEO_RANK
+        try:
+            return packed.frames() if is_video else packed.plain(), is_video
+        except Unrepresentable as error:
+            raise refusal(node, f"gives {error}") from error
 
 
 LAYOUTS = ("folded", "unrolled")
@@ -214,13 +247,25 @@ def lower(module: nn.Module, example_inputs: Sequence[torch.Tensor], layout: str
 
 def obstacles(module: nn.Module, example_inputs: Sequence[torch.Tensor]) -> list[LoweringError]:
     """Everything that would stop `lower`, each operator named with its layer, in the order of the graph."""
-    found: list[LoweringError] = []
     try:
-        with torch.no_grad():
-            LoweredModule(exported(module, example_inputs), example_inputs, collect=found)
+        return lower_in_part(exported(module, example_inputs), example_inputs)[1]
     except LoweringError as error:
-        found.append(error)
-    return found
+        return [error]
+
+
+def lower_in_part(
+    program: ExportedProgram, example_inputs: Sequence[torch.Tensor]
+) -> tuple[LoweredModule, list[LoweringError]]:
+    """The program at rank 4 as far as that goes, and everything that stopped it.
+
+    Where nothing did, that is what `lower` gives. Else its numbers mean nothing, and what refused operators would
+    have taken are outputs too. Raises `LoweringError` on an input of rank above 5.
+    """
+    found: list[LoweringError] = []
+    with torch.no_grad():
+        lowered = LoweredModule(program, example_inputs, collect=found)
+    lowered._collect = [] if found else None
+    return lowered, found
 
 
 def exported(module: nn.Module, example_inputs: Sequence[torch.Tensor]) -> ExportedProgram:
@@ -231,33 +276,27 @@ def exported(module: nn.Module, example_inputs: Sequence[torch.Tensor]) -> Expor
         if example.ndim == VIDEO_RANK and example.shape[0] != 1:
             raise LoweringError(f"an input of shape {list(example.shape)}: artifacts take one video; use batch 1")
     try:
-        program = torch.export.export(module.eval(), tuple(example_inputs))
-    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
-        raise LoweringError(
-            f"torch.export cannot capture {type(module).__name__}: {_first_line(error)}. Make shapes and branches "
-            "independent of the data, or give the export the part of the model that is"
-        ) from error
-    return functional(program)
-
-
-def functional(program: ExportedProgram) -> ExportedProgram:
-    """The graph in which no operator writes into another's result: decomposing nothing still makes it so.
-
-    Without what torch notes of each node's origins: it is copied with every pass, and soon takes minutes.
-    """
+        with redirect_stderr(StringIO()):  # torch prints the graph as far as it got
+            program = torch.export.export(module.eval(), tuple(example_inputs))
+    except Exception as error:  # whatever the model's own code raises
+        raise uncapturable(module, error) from error
     _forget_origins(program)
+    # Decomposing nothing still makes the graph functional: no operator writes into another's result.
     program = program.run_decompositions({})
     _forget_origins(program)
     return program
 
 
 def program_of(lowered: nn.Module, inputs: Sequence[torch.Tensor]) -> ExportedProgram:
-    """The functional graph of a lowered module."""
+    """The graph of a lowered module."""
     with torch.no_grad():
-        return functional(torch.export.export(lowered, tuple(inputs)))
+        program = torch.export.export(lowered, tuple(inputs))
+    _forget_origins(program)
+    return program
 
 
 def _forget_origins(program: ExportedProgram) -> None:
+    """Drop what torch notes of each node's origins: it is copied with every pass, and soon takes minutes."""
     for node in program.graph.nodes:
         node.meta.pop("from_node", None)
 
@@ -295,7 +334,3 @@ def _objection(node: Node) -> str | None:
 
 def _is_pointwise(node: Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

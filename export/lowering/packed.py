@@ -35,6 +35,7 @@ class Atom:
 
 
 Dim = tuple[Atom, ...]
+Layout = tuple[tuple[tuple[int, int], ...], ...]
 
 
 def size_of(dim: Sequence[Atom]) -> int:
@@ -52,6 +53,7 @@ class Packed:
 
     def __init__(self, storage: torch.Tensor, axes: Sequence[Dim], dims: Sequence[Dim]) -> None:
         self._storage, self.axes, self.dims = storage, list(axes), list(dims)
+        self._laid_out: dict[Layout, torch.Tensor] = {}  # what this storage was already moved into
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Packed:
@@ -82,7 +84,9 @@ class Packed:
 
     def described(self, axes: Sequence[Dim], dims: Sequence[Dim]) -> Packed:
         """The same storage under another description; `axes` may only split or rename atoms."""
-        return Packed(self._storage, axes, dims)
+        same = Packed(self._storage, axes, dims)
+        same._laid_out = self._laid_out
+        return same
 
     def relabelled(self, axes: Sequence[Dim], dims: Sequence[Dim]) -> Packed:
         """The same storage under a description of other atoms."""
@@ -134,7 +138,10 @@ class Packed:
 
     def arranged(self, axes: Sequence[Dim]) -> Packed:
         """The same logical tensor with storage laid out as `axes`, repetitions written out where `axes` has them."""
-        return Packed(rearrange(self._storage, self.axes, axes), axes, self.dims)
+        layout = _layout(self.axes, axes)
+        if layout not in self._laid_out:
+            self._laid_out[layout] = rearrange(self._storage, self.axes, axes)
+        return Packed(self._laid_out[layout], axes, self.dims)
 
     def plain(self) -> torch.Tensor:
         """A tensor of the logical shape; raises `Unrepresentable` if its rank is above 4."""
@@ -176,6 +183,25 @@ def _splits(atoms: Sequence[Atom], shape: Sequence[int]) -> dict[Atom, Dim] | No
             splits[atom] = (Atom(outer), *parts) if outer > 1 else tuple(parts)
         inner *= atom.size
     return splits
+
+
+def _layout(source: Sequence[Dim], target: Sequence[Dim]) -> Layout:
+    """What a move does, whatever its atoms are called: for each target axis runs of (stride in the source, size)."""
+    strides, inner = {}, 1
+    for atom in reversed([atom for axis in source for atom in axis]):
+        strides[atom] = inner
+        inner *= atom.size
+    axes = []
+    for axis in target:
+        runs: list[tuple[int, int]] = []
+        for atom in axis:
+            stride = strides.get(atom, 0)
+            if runs and stride and runs[-1][0] == stride * atom.size:
+                runs[-1] = (stride, runs[-1][1] * atom.size)
+            else:
+                runs.append((stride, atom.size))
+        axes.append(tuple(runs))
+    return tuple(axes)
 
 
 def rearrange(tensor: torch.Tensor, source: Sequence[Dim], target: Sequence[Dim]) -> torch.Tensor:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+from torch import nn
 from torch.fx import Node
 
 from export.lowering.nested import tensors_in
@@ -12,27 +17,78 @@ from toolkit.errors import UserError
 
 #: Calls in an exported graph that only check.
 SKIPPED = {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "_guards_fn"}
+#: What stands for the path of the outermost module, which has none.
+WHOLE = "the model itself"
+LOWER = str(Path(__file__).with_name("lower.py"))
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What was refused, part by part: the operator, the shapes it takes, its layer, its line, why, and what to do."""
+
+    operator: str
+    shapes: list[list[int | str]]
+    layer: str
+    source: str
+    reason: str
+    remedy: str
 
 
 class LoweringError(UserError):
-    """An operator that cannot be said at rank 4 yet; the message names it and the layer it came from."""
+    """What cannot be said at rank 4 yet; the message names the operator and its layer, `refused` has them apart."""
+
+    def __init__(self, message: str, refused: Refused | None = None) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+REMEDY = (
+    "Rewrite the layer with supported operators, or add a handler in export/lowering/handlers/ (see CONTRIBUTING.md)"
+)
 
 
 def refusal(node: Node, reason: str) -> LoweringError:
     """An error that says which operator of which layer stopped the lowering, and what to do about it."""
     shapes = [list(t.shape) for a in node.all_input_nodes for t in tensors_in(a.meta.get("val"))]
     source = f" at {source_line(node)}" if source_line(node) else ""
-    return LoweringError(
-        f"lowering: {node.target} on {shapes} {reason} at rank {MAX_RANK}, in layer "
-        f"'{layer(node)}'{source}. Rewrite the layer with supported operators, "
-        "or add a handler in export/lowering/handlers/ (see CONTRIBUTING.md)"
+    message = (
+        f"lowering: {node.target} on {shapes} {reason} at rank {MAX_RANK}, in layer '{layer(node)}'{source}. {REMEDY}"
     )
+    why = reason.removesuffix(",") if reason.endswith(",") else f"{reason} at rank {MAX_RANK}"
+    return LoweringError(
+        message, Refused(str(node.target), shapes_taken(node), layer(node), source_line(node), why, REMEDY)
+    )
+
+
+def uncapturable(module: nn.Module, error: Exception) -> LoweringError:
+    """An error that says in which layer `torch.export` gave up, and why."""
+    reason = f"torch.export cannot capture {type(module).__name__}: {_first_line(error)}"
+    remedy = "Make shapes and branches independent of the data, or give the export the part of the model that is"
+    path, source = _last_layer(module, error), _last_line(error)
+    inner = module if path == WHOLE else module.get_submodule(path)
+    where = f", in layer '{path}'" + (f" at {source}" if source else "")
+    return LoweringError(
+        f"{reason}{where}. {remedy}", Refused(f"{type(inner).__name__}.forward", [], path, source, reason, remedy)
+    )
+
+
+def depends_on_data(value: object) -> bool:
+    """Whether a node's result is, or has a shape, that only the data decides."""
+    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        return True
+    return any(not isinstance(size, int) for tensor in tensors_in(value) for size in tensor.shape)
+
+
+def shapes_taken(node: Node) -> list[list[int | str]]:
+    """The shapes of a node's tensors; a size that depends on the data is its symbol."""
+    tensors = [tensor for used in node.all_input_nodes for tensor in tensors_in(used.meta.get("val"))]
+    return [[size if isinstance(size, int) else str(size) for size in tensor.shape] for tensor in tensors]
 
 
 def layer(node: Node) -> str:
     """The path of the module that a node came from."""
     paths = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
-    return paths[-1] if paths else "the model itself"
+    return paths[-1] if paths else WHOLE
 
 
 def source_line(node: Node) -> str:
@@ -40,3 +96,29 @@ def source_line(node: Node) -> str:
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if "File " in line]
     lines = [line for line in lines if f"{os.sep}torch{os.sep}nn{os.sep}" not in line] or lines
     return lines[-1].removeprefix("File ") if lines else ""
+
+
+def _first_line(error: Exception) -> str:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    line = line.split("  (Size-like symbols")[0].split(" (unhinted")[0].rstrip(". ")
+    if isinstance(error, LookupError | AssertionError) or not line:
+        line = f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return line[:300]
+
+
+def _last_layer(module: nn.Module, error: Exception) -> str:
+    """The innermost layer whose call an exception came out of."""
+    paths = {id(child): path for path, child in module.named_modules()}
+    frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    called = [paths[id(owner)] for owner in frames if id(owner) in paths]
+    return (called[-1] if called else "") or WHOLE
+
+
+def _last_line(error: Exception) -> str:
+    """The innermost line of Python outside of torch that an exception came out of."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if f"{os.sep}torch{os.sep}" not in frame.filename and frame.filename != LOWER
+    ]
+    return f'"{frames[-1].filename}", line {frames[-1].lineno}, in {frames[-1].name}' if frames else ""

@@ -179,7 +179,11 @@ class _Step:
         for number, piece in enumerate(self.states):
             emitter.input(f"state_{number}", [piece])
         outputs = [emitter.mixed(self.sources(result, 0, result.gathers[0]))]
-        outputs += [emitter.mixed(self.next_state(piece)) for piece in self.states]
+        for piece in self.states:
+            following = emitter.mixed(self.next_state(piece))
+            if following in outputs or following.op == "placeholder":  # every output must be a result of its own
+                following = emitter.call(torch.ops.aten.mul.Scalar, following, 1.0)
+            outputs.append(following)
         return StreamForm(
             module=emitter.module(outputs),
             latent_shape=tuple(cut.clip.inputs[0][0].shape) if latent else (),
@@ -211,30 +215,25 @@ class _Step:
                 return
 
     def _lay_out_states(self) -> None:
-        """Neighbouring frames of one argument share a state tensor."""
-        runs: list[list[_Slot]] = []
-        last: Place | None = None
-        for place, slot in self.cut.places.items():
-            if slot in self.where or any(slot in run for run in runs):
-                last = None
-                continue
-            follows = last is not None and (last.op, last.gather, last.position + 1) == (
-                place.op,
-                place.gather,
-                place.position,
-            )
-            if follows:
-                runs[-1].append(slot)
-            else:
-                runs.append([slot])
-            last = place
-        placed = {slot for run in runs for slot in run}
-        runs += [[slot] for slot in self.cut.slots.values() if slot not in placed]
-        for run in runs:
-            frame = next(ref for ref in run[0].held if ref is not None).piece.shape[1:]
-            piece = Piece(None, 0, (len(run), *frame), self.cut.steady - 1)
-            self.states.append(piece)
-            self.where |= {slot: Ref(piece, index) for index, slot in enumerate(run)}
+        """One state tensor for what is kept of one signal, oldest frame first, so that it moves on by one cut."""
+        kept: dict[Piece, list[dict[tuple[int, int], _Slot]]] = {}
+        for slot in self.cut.slots.values():
+            age, source = 0, slot
+            while source.carried is not None and age <= len(self.cut.slots):
+                age, source = age + 1, source.carried
+            if source.base is None:
+                raise Differs("a state is never renewed")
+            moment = (-age, source.base.place)
+            tensors = kept.setdefault(source.base.piece, [])
+            tensor = next((t for t in tensors if moment not in t), None)  # one signal may begin in two ways
+            if tensor is None:
+                tensors.append(tensor := {})
+            tensor[moment] = slot
+        for piece, tensors in kept.items():
+            for tensor in tensors:
+                state = Piece(None, 0, (len(tensor), *piece.shape[1:]), self.cut.steady - 1)
+                self.states.append(state)
+                self.where |= {tensor[moment]: Ref(state, place) for place, moment in enumerate(sorted(tensor))}
 
     def sources(self, op: Op, number: int, gather: Gather) -> list[tuple[Ref, Ref | None]]:
         """What an argument's frames are, and what they are at the first step where that is something else."""

@@ -17,4 +17,5 @@ def unroll(folded: fx.GraphModule) -> fx.GraphModule:
     emitter = Emitter(recorder.constants)
     for number, pieces in enumerate(recorder.inputs):
         emitter.input(f"input_{number}", pieces)
-    return emitter.module([emitter.gather(output.refs) for output in recorder.outputs])
+    outputs = [emitter.gather(output.refs) for output in recorder.outputs]
+    return emitter.module(outputs[0] if len(outputs) == 1 else outputs)

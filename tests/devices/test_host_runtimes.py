@@ -147,9 +147,7 @@ def test_onnx_runtime_tells_the_time_of_the_models_operators(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pytorch_runs_the_reference_program(
-    reference_model: Path, latent: np.ndarray, frames: np.ndarray
-) -> None:
+def test_pytorch_runs_the_reference_program(reference_model: Path, latent: np.ndarray, frames: np.ndarray) -> None:
     runtime = PyTorch(reference_model, [latent], threads=1)
     output = runtime()[0]
     assert output.shape == frames.shape

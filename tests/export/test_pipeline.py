@@ -87,7 +87,9 @@ def wrong_target(name: str) -> Target:
 
     def load(path: Path) -> Session:
         session = good.open(path)
-        return Session(lambda inputs: [output + 0.01 for output in session.call(inputs)], "executed", "a broken runtime")
+        return Session(
+            lambda inputs: [output + 0.01 for output in session.call(inputs)], "executed", "a broken runtime"
+        )
 
     return replace(good, name=name, open=load)
 

@@ -41,6 +41,9 @@ def export(
     shape: Annotated[
         str | None, typer.Option(help="The latent's frames x height x width, for example 5x32x32.")
     ] = None,
+    tiling: Annotated[
+        bool, typer.Option("--tiling", help="Measure how tiles must overlap, to decode longer clips and larger frames.")
+    ] = False,
     teacher: Annotated[bool, typer.Option("--teacher", help="Export the teacher's decoder, as a baseline.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
@@ -57,7 +60,13 @@ def export(
         bundle = run / ("teacher-bundle" if teacher else "bundle")
     bundle = output or bundle
     manifest = exporting.export(
-        source, targets, bundle, mode=mode.value, shape=_parse_shape(shape), command=command_line()
+        source,
+        targets,
+        bundle,
+        mode=mode.value,
+        shape=_parse_shape(shape),
+        tiling=tiling,
+        command=command_line(),
     )
     if as_json:
         print_json(manifest.model_dump(mode="json"))

@@ -13,15 +13,15 @@ from rich.table import Table
 
 WIDTH_WITHOUT_TERMINAL = 160  # a log or a pipe has no width of its own; the default of 80 would fold every table
 
-console = Console() if sys.stdout.isatty() else Console(width=WIDTH_WITHOUT_TERMINAL)
-console_err = Console(stderr=True)
+console = Console(emoji=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+console_err = Console(stderr=True, emoji=False)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; the first column is left-aligned, figures are right-aligned."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> None:
+    """A table; the first columns, `words` of them, are left-aligned, figures are right-aligned."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if number < words else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)

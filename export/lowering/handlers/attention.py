@@ -81,12 +81,12 @@ def softened(x: Packed, dim: int) -> Packed:
 
 def _masked_softmax(lowering: Lowering, scores: Packed, mask: Packed | Weight | None) -> Packed:
     """Over the keys that a mask shows; a query that sees none gets zeros, as in PyTorch."""
-    if mask is None or (isinstance(mask, Weight) and mask.value in (True, 0.0) and mask.value is not False):
+    if mask is None or (isinstance(mask, Weight) and mask.value == float(mask.tensor.dtype == torch.bool)):
         return softened(scores, -1)
+    visible: Packed | None
     if isinstance(mask, Weight):
-        offsets, visible = _ahead(lowering, mask, _offsets), None
-        if _blinds_a_query(mask):
-            visible = _ahead(lowering, mask, _visible)
+        offsets = _ahead(lowering, mask, "offsets", _offsets)
+        visible = _ahead(lowering, mask, "visible", _visible) if _blinds_a_query(mask) else None
     else:
         offsets, visible = mask.mapped(_offsets), mask.mapped(_visible)
     weights = softened(combined(torch.add, scores, offsets), -1)
@@ -103,11 +103,11 @@ def _visible(mask: torch.Tensor) -> torch.Tensor:
     return mask.to(torch.float32) if mask.dtype == torch.bool else (mask > -math.inf).to(mask.dtype)
 
 
-def _ahead(lowering: Lowering, mask: Weight, function: Callable[[torch.Tensor], torch.Tensor]) -> Packed:
+def _ahead(lowering: Lowering, mask: Weight, what: str, of: Callable[[torch.Tensor], torch.Tensor]) -> Packed:
     """A function of each element of a known mask, computed ahead of the graph in whatever layout is asked for."""
 
     def keep(name: str, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        return lowering.constant(f"{name}{function.__name__}", lambda: function(make()))
+        return lowering.constant(f"{name}_{what}", lambda: of(make()))
 
     return Constant.whole(keep, mask)
 

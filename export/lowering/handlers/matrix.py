@@ -195,7 +195,7 @@ def contract(
         product = combined(torch.mul, x, y)
     elif not roles.rows and not roles.columns:
         product = total(lowering, combined(torch.mul, x, y), set(gone))
-    elif isinstance(y, Constant) and not roles.batch:
+    elif isinstance(y, Constant) and not roles.batch and not rows_first:
         joint = bias if isinstance(bias, Constant) and len(bias.dims) == 1 else None
         product = _by_weight(x, y, roles, joint)
         bias = bias if joint is None else None

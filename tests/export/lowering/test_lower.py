@@ -148,7 +148,7 @@ def test_parameters_broadcast_and_shared_layers_keep_their_weights() -> None:
 
 class Inner(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cumsum(x, dim=2)
+        return torch.linalg.svdvals(x)[..., None] + x
 
 
 class Outer(nn.Module):
@@ -164,7 +164,7 @@ def test_an_unknown_operator_is_refused_with_its_name_layer_shapes_source_and_re
     with pytest.raises(LoweringError) as caught:
         lower(Outer(), (torch.randn(VIDEO),))
     message = str(caught.value)
-    for part in ("aten.cumsum.default", "'stage.1'", "[1, 6, 5, 8, 12]", "test_lower.py", "add a handler"):
+    for part in ("aten.linalg_svdvals.default", "'stage.1'", "[1, 6, 5, 8, 12]", "test_lower.py", "add a handler"):
         assert part in message
 
 
@@ -207,7 +207,7 @@ def test_a_batch_of_videos_is_refused() -> None:
 
 def test_a_result_of_higher_rank_is_refused() -> None:
     with pytest.raises(LoweringError, match="rank 4"):
-        lower(Apply(lambda x: torch.cumsum(x.reshape(1, 2, 3, 5, 8, 12), 1)), (torch.randn(VIDEO),))
+        lower(Apply(lambda x: x.reshape(1, 2, 3, 5, 8, 12) + 1), (torch.randn(VIDEO),))
 
 
 def test_an_unknown_layout_is_refused() -> None:

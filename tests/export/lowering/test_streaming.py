@@ -1,0 +1,137 @@
+"""Streaming: the step of a causal model, driven frame by frame, gives the clip's numbers; other models are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from export.lowering import LoweringError
+from export.lowering.lower import max_rank, program_of
+from export.lowering.streaming import StreamForm, stream
+from tests.conftest import Apply
+from toolkit import students
+from toolkit.streaming import StreamDecoder, StreamFacts
+
+LATENT = (1, 4, 4, 5, 6)
+FRAMES = 9
+
+
+def decoded(form: StreamForm, latent: torch.Tensor) -> torch.Tensor:
+    """All frames, step by step."""
+
+    def step(arrays: object) -> list[object]:
+        return [output.numpy() for output in form.module(*map(torch.from_numpy, arrays))]  # type: ignore[call-overload]
+
+    facts = StreamFacts(frames=form.frames, first_frames=form.first_frames)
+    decoder = StreamDecoder(step, form.states, facts)  # type: ignore[arg-type]
+    parts = decoder.decode_all(latent[0].transpose(0, 1)[:, None].numpy())
+    return torch.cat([torch.from_numpy(part) for part in parts])
+
+
+def assert_streams_exactly(module: nn.Module) -> StreamForm:
+    """The step is of rank 4 and gives the frames of a clip longer than the one it was cut from."""
+    torch.manual_seed(0)
+    module = module.eval()
+    form = stream(module, torch.randn(LATENT))
+    assert max_rank(program_of(form.module, form.inputs())) <= 4
+    latent = torch.randn(1, 4, FRAMES, 5, 6)
+    with torch.no_grad():
+        expected = module(latent)[0].transpose(0, 1)
+        actual = decoded(form, latent)
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+    return form
+
+
+def replicated(x: torch.Tensor, count: int) -> torch.Tensor:
+    return torch.cat([x[:, :, :1]] * count + [x], dim=2)
+
+
+def zeroed(x: torch.Tensor, count: int) -> torch.Tensor:
+    return F.pad(x, (0, 0, 0, 0, count, 0))
+
+
+class Causal(nn.Module):
+    """Convolutions that look back, each behind padding of one kind."""
+
+    def __init__(self, pad: Callable[[torch.Tensor, int], torch.Tensor], kernel: int = 3, dilation: int = 1) -> None:
+        super().__init__()
+        self.pad, self.back = pad, (kernel - 1) * dilation
+        self.first = nn.Conv3d(4, 6, (kernel, 3, 3), padding=(0, 1, 1), dilation=(dilation, 1, 1))
+        self.second = nn.Conv3d(6, 3, (kernel, 1, 1), dilation=(dilation, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.silu(self.first(self.pad(x, self.back)))
+        return self.second(self.pad(x, self.back))
+
+
+class Upsampling(nn.Module):
+    """Two frames for each, the first one of all dropped, and a residual around a convolution of them."""
+
+    def __init__(self, drop: int) -> None:
+        super().__init__()
+        self.drop = drop
+        self.widen = nn.Conv3d(4, 8, (3, 3, 3), padding=(0, 1, 1))
+        self.mix = nn.Conv3d(4, 4, (3, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.widen(replicated(x, 2)).unflatten(1, (4, 2)).permute(0, 1, 3, 2, 4, 5).flatten(2, 3)
+        x = x[:, :, self.drop :]
+        return x + self.mix(replicated(x, 2))
+
+
+@pytest.mark.parametrize(
+    ("pad", "kernel", "dilation"), [(replicated, 3, 1), (zeroed, 3, 1), (zeroed, 2, 2), (replicated, 5, 1)]
+)
+def test_convolutions_that_look_back_stream_exactly(
+    pad: Callable[[torch.Tensor, int], torch.Tensor], kernel: int, dilation: int
+) -> None:
+    assert_streams_exactly(Causal(pad, kernel, dilation))
+
+
+@pytest.mark.parametrize("drop", [0, 1])
+def test_upsampling_in_time_streams_exactly_whether_or_not_it_drops_a_frame(drop: int) -> None:
+    form = assert_streams_exactly(Upsampling(drop))
+    assert (form.frames, form.first_frames) == (2, 2 - drop)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"keep_first_frames": True},
+        {"strides": [(1, 1), (4, 1)], "depthwise_kernel": 5, "separable": [True, True, False]},
+    ],
+    ids=["demo", "all frames kept", "four frames a step"],
+)
+def test_the_causal_student_streams_exactly(overrides: dict[str, object]) -> None:
+    config = {"latent_channels": 4, "widths": [16, 16, 16], "temporal_padding": "causal", **overrides}
+    assert_streams_exactly(students.build("turbo_vaed", "demo", config))
+
+
+def test_a_model_of_single_frames_has_no_states() -> None:
+    form = assert_streams_exactly(nn.Conv3d(4, 3, (1, 3, 3), padding=(0, 1, 1)))
+    assert form.states == []
+
+
+def test_one_state_holds_all_that_is_kept_of_one_signal() -> None:
+    form = assert_streams_exactly(Causal(replicated))
+    assert form.states == [(2, 4, 5, 6), (2, 6, 5, 6)]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv3d(4, 3, 3, padding=1),
+        Apply(lambda x: x - x.mean(dim=2, keepdim=True)),
+        Apply(lambda x: x.flip(2)),
+    ],
+    ids=["centred", "mean over time", "backwards"],
+)
+def test_a_model_that_looks_ahead_is_refused_with_the_remedy(module: nn.Module) -> None:
+    with pytest.raises(LoweringError, match=r"cannot stream: .*tiles of time"):
+        stream(module, torch.randn(LATENT))
