@@ -5,7 +5,6 @@ Ratios of one session on one machine; the rows land in benchmarks/results/demo.j
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,13 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import export
+from benchmarks import results_file
 from devices import store
 from devices.report import read_run, speedups
-from toolkit.bundle import read_manifest, versions
+from toolkit.bundle import read_manifest
 from toolkit.cli.output import console, print_table
-from toolkit.files import write_atomic
-
-RESULTS = Path(__file__).parent / "results" / "demo.json"
 
 
 @dataclass(frozen=True)
@@ -94,9 +91,7 @@ def main() -> None:
     if not (folder / "profile.json").is_file():
         subprocess.run([sys.executable, "-m", "toolkit.cli.main", "demo", "--output", str(folder)], check=True)
     rows = measure(folder)
-    device = store.read_json(folder / "profile.json")[0].device
-    result = {"rows": [asdict(r) for r in rows], "versions": versions(), "machine": device.model_dump(mode="json")}
-    write_atomic(RESULTS, json.dumps(result, indent=2) + "\n")
+    results_file.write("demo", [asdict(r) for r in rows])
     table = [[r.bar, f"{r.found:.4g}", r.asked, "yes" if r.holds else "NO", r.obtained] for r in rows]
     print_table("the demo's bars", ["bar", "found", "asked", "holds", "obtained"], table)
     held = sum(r.holds for r in rows)

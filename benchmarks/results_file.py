@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +10,13 @@ from typing import Any
 
 import psutil
 
+from devices.host import processor
 from toolkit.bundle import versions
 from toolkit.files import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
+
+__all__ = ["processor", "write"]
 
 
 def write(name: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -26,10 +28,3 @@ def write(name: str, rows: Sequence[dict[str, Any]]) -> None:
         "rows": list(rows),
     }
     write_atomic(RESULTS / f"{name}.json", json.dumps(content, indent=1) + "\n")
-
-
-def processor() -> str:
-    """The processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

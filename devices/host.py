@@ -88,7 +88,7 @@ def describe_host() -> Device:
     return Device(
         kind="host",
         name=platform.node(),
-        model=_processor(),
+        model=processor(),
         system=f"{platform.system()} {platform.release()}",
         cores=available_cores(),
         memory_bytes=psutil.virtual_memory().total,
@@ -177,7 +177,8 @@ def _records(
     return records
 
 
-def _processor() -> str:
+def processor() -> str:
+    """This machine's processor by its own name."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

@@ -1,6 +1,6 @@
 """Exact lowering, the exporters, parity and what a bundle is filled with.
 
-`export.export` writes a bundle, `export.verify` checks one again.
+`export.export` writes a bundle, `export.verify` checks one again; `export.inspection` says what stands in the way.
 """
 
 from export.pipeline import export, verify

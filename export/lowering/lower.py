@@ -54,12 +54,14 @@ class LoweredModule(nn.Module):
         program: ExportedProgram,
         example_inputs: Sequence[torch.Tensor],
         collect: list[LoweringError] | None = None,
+        form: str | None = None,
     ) -> None:
         super().__init__()
         traced = program.module()
         self._nodes = list(traced.graph.nodes)
         self._known = known_ahead(traced, self._nodes)
         self._collect = collect
+        self.form = form
         self._video_inputs = [example.ndim == VIDEO_RANK for example in example_inputs]
         self._video_outputs: list[bool] = []
         self.constants = nn.ParameterDict()
@@ -231,17 +233,20 @@ class Lowering:
 LAYOUTS = ("folded", "unrolled")
 
 
-def lower(module: nn.Module, example_inputs: Sequence[torch.Tensor], layout: str = "folded") -> LoweredModule:
+def lower(
+    module: nn.Module, example_inputs: Sequence[torch.Tensor], layout: str = "folded", form: str | None = None
+) -> LoweredModule:
     """The same function at rank 4: videos `(1, C, T, H, W)` become frames `(T, C, H, W)`, inputs and outputs alike.
 
     `layout` "folded" keeps time in the batch axis; "unrolled" computes every frame with operators of its own, for
-    back ends that take batch 1 only. Raises `LoweringError` (a `UserError`) that names the operator, its layer, its
-    shapes and the remedy where something cannot be said at rank 4.
+    back ends that take batch 1 only. `form` is how every 3-D convolution is said that can be (`export.lowering.forms`),
+    by default the form that was measured to be fast. Raises `LoweringError` (a `UserError`) that names the operator,
+    its layer, its shapes and the remedy where something cannot be said at rank 4.
     """
     if layout not in LAYOUTS:
         raise LoweringError(f"layout '{layout}' is not known; known: {', '.join(LAYOUTS)}")
     with torch.no_grad():
-        folded = LoweredModule(exported(module, example_inputs), example_inputs)
+        folded = LoweredModule(exported(module, example_inputs), example_inputs, form=form)
         return folded if layout == "folded" else UnrolledModule(folded, example_inputs)
 
 

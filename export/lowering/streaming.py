@@ -52,7 +52,7 @@ def stream(module: nn.Module, latent: torch.Tensor) -> StreamForm:
     for length in LENGTHS:
         repeats = -(-length // latent.shape[2])
         clip = latent.repeat(1, 1, repeats, 1, 1)[:, :, :length].contiguous()
-        lowered = lower(module, (clip,))
+        lowered = lower(module, (clip,), form="shift inputs")  # keeps what convolutions read, not their results
         program = program_of(lowered, [to_frames(clip)])
         try:
             form = _Cut(by_step(program.module()), length, accept=length == LENGTHS[-1]).form()
@@ -124,7 +124,7 @@ class _Cut:
     def _settle(self, slot: _Slot, waiting: list[_Slot]) -> None:
         """Find what a slot holds next: a frame computed at the steady step, or what another slot held."""
         known = [ref for ref in slot.held if ref is not None]
-        if not known:
+        if len(known) < 2:
             raise Differs("a state is carried over more steps than were looked at")
         after, computed = known[-1], len(known) - 1  # the step after which the last known frame is held
         if after.piece.step == computed:

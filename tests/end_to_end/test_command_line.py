@@ -67,6 +67,91 @@ def test_verify_prints_how_each_artifact_was_proved(bundle: Path, capsys: pytest
     assert results["coreml-fp16"]["how"] == ("executed" if sys.platform == "darwin" else "reference-evaluated")
 
 
+FACTORIES = """
+import torch
+from torch import nn
+
+
+class Svd(nn.Module):
+    def forward(self, x):
+        return x + torch.linalg.svd(x)[1].sum()
+
+
+class Branch(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def plain():
+    return nn.Sequential(nn.Conv3d(3, 4, 1), nn.SiLU()), (torch.randn(1, 3, 2, 4, 4),)
+
+
+def refused():
+    return nn.Sequential(nn.Conv3d(3, 4, 1), Svd()), (torch.randn(1, 3, 2, 4, 4),)
+
+
+def branching():
+    return nn.Sequential(nn.Conv3d(3, 4, 1), Branch()), (torch.randn(1, 3, 2, 4, 4),)
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of factories in the current directory; gives its name."""
+    (tmp_path / "factories_of_mine.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "factories_of_mine", raising=False)
+    return "factories_of_mine"
+
+
+def test_inspect_prints_what_is_planned_and_what_is_estimated(
+    factories: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert handheld("inspect", "--module", f"{factories}:plain", "--target", "executorch-xnnpack-fp32") == 0
+    shown = capsys.readouterr().out
+    assert "100.0% in 1" in shown
+    assert "planned" in shown
+    assert "estimated from shapes: 16 parameters" in shown
+
+
+def test_inspect_refuses_an_operator_by_name_after_the_tables(
+    factories: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspect = ["inspect", "--module", f"{factories}:refused", "--target", "onnx-fp32"]
+    assert handheld(*inspect) == 2
+    captured = capsys.readouterr()
+    assert "aten.linalg_svd.default" in captured.out
+    assert "handheld: refused: refused: aten.linalg_svd.default in layer '1'." in captured.err
+    assert "Traceback" not in captured.err
+    assert handheld(*inspect, "--json") == 2
+    (obstacle,) = json.loads(capsys.readouterr().out)["obstacles"]
+    assert (obstacle["operator"], obstacle["layer"]) == ("aten.linalg_svd.default", "1")
+
+
+def test_a_branch_on_the_data_is_one_clear_line(factories: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refusal(capsys, 2, "inspect", "--module", f"{factories}:branching", "--target", "onnx-fp32")
+    assert "Branch.forward in layer '1'" in line
+
+
+def test_inspect_reads_a_run_and_a_bundle(finished_run: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert handheld("inspect", finished_run, "--target", "onnx-fp32", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["obstacles"] == []
+    assert handheld("inspect", bundle) == 0
+    shown = capsys.readouterr().out
+    assert "executorch-xnnpack-fp32" in shown
+    assert "estimated" in shown
+    assert handheld("inspect", bundle, "--json") == 0
+    assert {artifact["how"] for artifact in json.loads(capsys.readouterr().out)} == {"planned"}
+
+
+def test_inspect_takes_one_thing(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "name one thing" in refusal(capsys, 2, "inspect")
+    assert "name one thing" in refusal(capsys, 2, "inspect", bundle, "--module", "a:b")
+    assert "neither a run directory nor a bundle" in refusal(capsys, 2, "inspect", tmp_path)
+    assert "PKG.MOD:FACTORY" in refusal(capsys, 2, "inspect", "--module", "a.py")
+
+
 def test_verify_names_whichever_file_had_a_byte_flipped(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = sorted(path for path in bundle.rglob("*") if path.is_file())
     assert len(files) >= 8

@@ -50,7 +50,7 @@ def conv3d(
         dilation=_triple(dilation),
         groups=groups,
     )
-    result = apply(conv, frames, copies, lowering.constant)
+    result = apply(conv, frames, copies, lowering.constant, lowering.module.form)
     steps, out_channels, out_height, out_width = (
         new_dim(size) for size in (result.shape[0] // copies, *result.shape[1:])
     )

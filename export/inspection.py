@@ -1,0 +1,263 @@
+"""What stands between a model and its targets, before any training; or what a bundle's artifacts consist of.
+
+`inspect_module` names everything that the lowering refuses, and everything that each target refuses of what can be
+lowered. Nothing is written and no converter is run: shares of delegates are planned, figures estimated from shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.fx.traceback import preserve_node_meta
+
+from export import facts
+from export.lowering import LoweringError
+from export.lowering.lower import VIDEO_RANK, exported, lower_in_part, program_of, to_frames
+from export.lowering.refusal import WHOLE, depends_on_data, layer, shapes_taken, source_line
+from export.planning import Outside, Stopped, find_planner, origin
+from export.targets import all_targets, find_target
+from toolkit.bundle import open_bundle
+from toolkit.errors import UserError
+from toolkit.parity import Parity
+from toolkit.progress import track
+from toolkit.schema import StrictModel
+
+OUTSIDE = "cpu:"
+MOST_NAMED = 5
+MODEL = "the model"
+
+
+class Obstacle(StrictModel):
+    """One operator that is refused: where it stands, for which targets, why, and what to do about it."""
+
+    targets: list[str]
+    operator: str
+    layer: str
+    shapes: list[list[int | str]] = []
+    source: str = ""
+    reason: str
+    remedy: str
+
+    def named(self) -> str:
+        """The operator with its layer."""
+        return self.operator if self.layer == WHOLE else f"{self.operator} in layer '{self.layer}'"
+
+
+class OnCpu(StrictModel):
+    """An operator that runs outside the delegate: how often, and in which layers."""
+
+    operator: str
+    count: int
+    layers: list[str]
+
+
+class TargetPlan(StrictModel):
+    """What becomes of the model for one target; `obstacles` counts those that stop it.
+
+    The share is that of operators inside delegates. It is None where a back end has no delegates, and where the
+    model cannot be lowered whole. `note` says what could not be found out.
+    """
+
+    target: str
+    obstacles: int = 0
+    how: Literal["planned"] = "planned"
+    delegates: int | None = None
+    delegated_share: float | None = None
+    outside: list[OnCpu] = []
+    note: str = ""
+
+
+class Estimates(StrictModel):
+    """Figures computed from shapes; peak activations are None where shapes depend on the data."""
+
+    how: Literal["estimated"] = "estimated"
+    params: int
+    macs: int
+    peak_activation_bytes: int | None
+
+
+class Inspection(StrictModel):
+    """All that is known of a model ahead of an export; without estimates where it cannot even be captured."""
+
+    model: str
+    inputs: list[list[int]]
+    obstacles: list[Obstacle]
+    targets: list[TargetPlan]
+    estimates: Estimates | None = None
+
+    def refusal(self) -> UserError | None:
+        """The error of an export that would be refused: the operators by name, with their layers."""
+        if not self.obstacles:
+            return None
+        named = list(dict.fromkeys(obstacle.named() for obstacle in self.obstacles))
+        more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        first = self.obstacles[0]
+        if first.operator == MODEL:
+            return UserError(f"{self.model}: {first.reason}")
+        return UserError(
+            f"{self.model}: refused: {', '.join(named[:MOST_NAMED])}{more}. "
+            f"The first, for {', '.join(first.targets)}: {first.reason}. {first.remedy}"
+        )
+
+
+class ArtifactFacts(StrictModel):
+    """What the manifest of a bundle says of one artifact's graph."""
+
+    target: str
+    mode: str
+    max_rank: int
+    delegates: int | None
+    delegated_share: float | None
+    outside: dict[str, int]
+    how: Literal["planned"] = "planned"
+    estimates: Estimates
+    parity: Parity
+
+
+def inspect_module(
+    module: nn.Module, inputs: Sequence[torch.Tensor], targets: Sequence[str] = (), name: str = ""
+) -> Inspection:
+    """Everything that stops `module` from being exported to `targets` (all of them where none is named).
+
+    Raises `UserError` only on unknown targets: what is wrong with the model stands in the result.
+    """
+    chosen = [find_target(target).name for target in dict.fromkeys(targets)] or sorted(all_targets())
+    shapes = [list(x.shape) for x in inputs]
+    found = Inspection(model=name or type(module).__name__, inputs=shapes, obstacles=[], targets=[])
+    with track("inspect", len(chosen) + 2) as progress, torch.no_grad():
+        progress.update(0, "capture")
+        try:
+            program = exported(module, inputs)
+            progress.update(1, "lowering")
+            lowered, errors = lower_in_part(program, inputs)
+        except LoweringError as error:
+            found.obstacles = [_refused(error, chosen)]
+            found.targets = [TargetPlan(target=target, obstacles=1, note="not planned") for target in chosen]
+            return found
+        found.obstacles = _distinct(_refused(error, chosen) for error in errors)
+        stopped = len(found.obstacles)
+        frames = [to_frames(x) if x.ndim == VIDEO_RANK else x for x in inputs]
+        with preserve_node_meta():  # so that every node of the lowered graph says what it was made for
+            rank_4 = program_of(lowered, frames)
+        origins = {node.name: node for node in program.graph.nodes}
+        for number, target in enumerate(chosen):
+            progress.update(number + 2, target)
+            planned, obstacles = _planned(target, rank_4, origins, whole=not errors)
+            found.targets.append(planned.model_copy(update={"obstacles": stopped + len(obstacles)}))
+            found.obstacles += obstacles
+        found.estimates = _estimates(module, inputs, program) if errors else _estimates(lowered, frames, rank_4)
+        found.estimates.params = facts.params(module)
+        progress.update(len(chosen) + 2, "done")
+    return found
+
+
+def inspect_bundle(bundle: Path, targets: Sequence[str] = ()) -> list[ArtifactFacts]:
+    """What stands in a bundle's manifest, for each artifact (or those of `targets`).
+
+    Raises `CheckFailed` where the bundle was changed and `UserError` where `bundle` is none or lacks a target.
+    """
+    manifest = open_bundle(bundle)
+    artifacts = [manifest.artifact(target) for target in dict.fromkeys(targets)] or manifest.artifacts
+    return [
+        ArtifactFacts(
+            target=artifact.target,
+            mode=artifact.mode,
+            max_rank=artifact.graph.max_rank,
+            delegates=artifact.graph.delegates,
+            delegated_share=artifact.graph.delegated_share,
+            outside={
+                name.removeprefix(OUTSIDE): count
+                for name, count in artifact.graph.operators.items()
+                if name.startswith(OUTSIDE)
+            },
+            estimates=Estimates(
+                params=artifact.graph.params,
+                macs=artifact.graph.macs,
+                peak_activation_bytes=artifact.graph.peak_activation_bytes,
+            ),
+            parity=artifact.parity,
+        )
+        for artifact in artifacts
+    ]
+
+
+def _planned(
+    target: str, program: ExportedProgram, origins: Mapping[str, Node], whole: bool
+) -> tuple[TargetPlan, list[Obstacle]]:
+    """What one target makes of a lowered program; of a part of one (not `whole`), only what it refuses."""
+    planner = find_planner(target)
+    if planner is None:
+        return TargetPlan(target=target, note="nothing plans for this target: only `handheld export` tells"), []
+    try:
+        plan = planner(program)
+    except Exception as error:  # noqa: BLE001  (other people's code, which raises what it likes)
+        reason = f"the converter fails: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}"
+        if not whole:
+            return TargetPlan(target=target, note="not planned: the model cannot be lowered whole"), []
+        remedy = "Export another target, or report this model"
+        return TargetPlan(target=target, note=reason), [
+            Obstacle(targets=[target], operator="the graph", layer=WHOLE, reason=reason, remedy=remedy)
+        ]
+    obstacles = _distinct(_stopped(target, stop, origins) for stop in plan.refused)
+    if not whole:
+        return TargetPlan(target=target, note="not planned: the model cannot be lowered whole"), obstacles
+    outside = _on_cpu(plan.outside, origins)
+    share = plan.delegated_share
+    return TargetPlan(target=target, delegates=plan.delegates, delegated_share=share, outside=outside), obstacles
+
+
+def _refused(error: LoweringError, targets: list[str]) -> Obstacle:
+    """What the lowering refuses, it refuses for every target."""
+    if error.refused is None:
+        return Obstacle(targets=targets, operator=MODEL, layer=WHOLE, reason=str(error), remedy="")
+    return Obstacle(targets=targets, **asdict(error.refused))
+
+
+def _stopped(target: str, stop: Stopped, origins: Mapping[str, Node]) -> Obstacle:
+    """What a target refuses, said of the operator of the model that the refused one was made for."""
+    node = _origin(stop.node, origins)
+    return Obstacle(
+        targets=[target],
+        operator=str(node.target),
+        layer=layer(node),
+        shapes=shapes_taken(node),
+        source=source_line(node),
+        reason=stop.reason,
+        remedy=stop.remedy,
+    )
+
+
+def _origin(node: Node, origins: Mapping[str, Node]) -> Node:
+    return origins.get(origin(node), node)
+
+
+def _on_cpu(nodes: Sequence[Outside], origins: Mapping[str, Node]) -> list[OnCpu]:
+    layers: dict[str, list[str]] = {}
+    for outside in nodes:
+        layers.setdefault(outside.operator, []).append(layer(_origin(outside.node, origins)))
+    found = [OnCpu(operator=name, count=len(at), layers=list(dict.fromkeys(at))) for name, at in layers.items()]
+    return sorted(found, key=lambda row: -row.count)
+
+
+def _distinct(obstacles: Iterable[Obstacle]) -> list[Obstacle]:
+    """Each obstacle once: a layer that is called twice is one, and so is an operator that is taken apart."""
+    seen: dict[tuple[object, ...], Obstacle] = {}
+    for obstacle in obstacles:
+        seen.setdefault((obstacle.operator, obstacle.layer, obstacle.source, str(obstacle.shapes)), obstacle)
+    return list(seen.values())
+
+
+def _estimates(module: nn.Module, inputs: Sequence[torch.Tensor], program: ExportedProgram) -> Estimates:
+    static = not any(depends_on_data(node.meta.get("val")) for node in program.graph.nodes)
+    return Estimates(
+        params=facts.params(module),
+        macs=facts.macs(module, inputs),
+        peak_activation_bytes=facts.peak_activation_bytes(program) if static else None,
+    )
