@@ -16,7 +16,15 @@ from toolkit.files import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
 
-__all__ = ["processor", "write"]
+__all__ = ["processor", "update", "write"]
+
+
+def update(name: str, key: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write `rows` into the result of the benchmark `name`, each in the place of the one with the same `key`."""
+    path = RESULTS / f"{name}.json"
+    held = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    found = {row[key]: row for row in [*held, *rows]}
+    write(name, list(found.values()))
 
 
 def write(name: str, rows: Sequence[dict[str, Any]]) -> None:
