@@ -34,9 +34,9 @@ _DC: dict[str, Any] = {
     "strides": ((1, 1), (2, 2), (2, 2), (1, 2)),
     "keep_first_frames": True,
 }
-# Narrower at the end, the tail would have norms over one channel: x / |x|, which rounding alone turns about.
+# Narrower at the end they would have norms over one to four channels, which multiply rounding errors.
 _PATCHED_WIDTHS, _SMALL_PATCHED_WIDTHS = (512, 512, 256, 128, 64), (64, 64, 32, 16, 64)
-_PLAIN_WIDTHS, _SMALL_PLAIN_WIDTHS = (512, 512, 256, 32, 16), (32, 32, 16, 8, 4)
+_PLAIN_WIDTHS, _SMALL_PLAIN_WIDTHS = (512, 512, 256, 32, 16), (32, 32, 16, 16, 16)
 
 
 class Decoder(nn.Module):

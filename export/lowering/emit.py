@@ -13,6 +13,10 @@ from export.lowering.frames import Gather, Op, Piece, Ref, frames_of
 from export.lowering.nested import map_nested
 
 
+class Cyclic(Exception):
+    """Operations that wait for each other's results."""
+
+
 class Emitter:
     """Writes the operations that outputs need, and only those, each once."""
 
@@ -68,7 +72,7 @@ class Emitter:
             else:
                 needed = [piece for piece in self._needed(top.op) if piece not in self._nodes]
                 if needed and top.op in begun:
-                    raise ValueError("operations that wait for each other")
+                    raise Cyclic("operations wait for each other's results")
                 begun.add(top.op)
                 pending += needed
                 if not needed:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from export.lowering.correspondence import Correspondence, Differs, FirstStep, Place
-from export.lowering.emit import Emitter
+from export.lowering.emit import Cyclic, Emitter
 from export.lowering.frames import ALWAYS, Gather, Op, Piece, Recorder, Ref, by_step
 from export.lowering.lower import lower, program_of, to_frames
 from export.lowering.refusal import LoweringError
@@ -56,7 +56,7 @@ def stream(module: nn.Module, latent: torch.Tensor) -> StreamForm:
         program = program_of(lowered, [to_frames(clip)])
         try:
             form = _Cut(by_step(program.module()), length, accept=length == LENGTHS[-1]).form()
-        except Differs as error:
+        except (Differs, Cyclic) as error:
             if length < LENGTHS[-1]:
                 continue
             raise LoweringError(
@@ -174,7 +174,7 @@ class _Step:
         self._follow_states()
         self._lay_out_states()
         emitter = _StepEmitter(self)
-        latent = emitter.input("latent", [cut.clip.inputs[0][cut.steady]])
+        emitter.input("latent", [cut.clip.inputs[0][cut.steady]])
         emitter.first = emitter.input("first", [Piece(None, 0, (1, 1, 1, 1), cut.steady)])
         for number, piece in enumerate(self.states):
             emitter.input(f"state_{number}", [piece])
@@ -186,7 +186,7 @@ class _Step:
             outputs.append(following)
         return StreamForm(
             module=emitter.module(outputs),
-            latent_shape=tuple(cut.clip.inputs[0][0].shape) if latent else (),
+            latent_shape=cut.clip.inputs[0][0].shape,
             states=[piece.shape for piece in self.states],
             frames=count,
             first_frames=first_count,

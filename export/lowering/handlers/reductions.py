@@ -233,7 +233,16 @@ def _over_channels(storage: torch.Tensor, axes: list[int]) -> bool:
 def _mean(lowering: Lowering, storage: torch.Tensor, axes: list[int]) -> torch.Tensor:
     if _over_channels(storage, axes):
         return channel_sum(lowering, storage, 1 / storage.shape[1], "mean")
+    if axes == [storage.ndim - 1] and storage.ndim > 1 and storage.dtype == torch.float32:
+        return _row_mean(lowering, storage)
     return storage.mean(axes, keepdim=True)
+
+
+def _row_mean(lowering: Lowering, rows: torch.Tensor) -> torch.Tensor:
+    """The mean over the last axis as a product: tokens' norms stay in an XNNPACK delegate then, as frames' do."""
+    count = rows.shape[-1]
+    weight = lowering.constant(f"row_mean_{count}", lambda: torch.full((1, count), 1 / count))
+    return F.linear(rows, weight)
 
 
 def _spread(
