@@ -11,15 +11,17 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 import export
 from export import parity, targets
-from export.sources import fit, from_run
+from export.sources import Source, fit, from_run
 from export.targets import Session, Target
-from tests.conftest import TARGETS
+from tests.conftest import TARGETS, Apply
 from toolkit import students
 from toolkit.bundle import read_manifest
 from toolkit.errors import CheckFailed, UserError
+from toolkit.streaming import StreamFacts
 
 
 def test_a_bundle_is_complete_and_proved(exported_bundle: Path) -> None:
@@ -151,3 +153,83 @@ def test_the_manifest_says_where_the_bundle_came_from(exported_bundle: Path) -> 
     assert provenance["command"] == "handheld export run"
     assert provenance["versions"]["torch"] == torch.__version__.split("+")[0]
     assert len(provenance["recipe_sha256"]) == 64
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stream-mode bundle of a small causal student."""
+    torch.manual_seed(0)
+    config = {"latent_channels": 4, "widths": [8, 8, 8], "temporal_padding": "causal"}
+    student = students.build("turbo_vaed", "demo", config)
+    source = Source("causal", student, (torch.randn(1, 4, 3, 8, 8),), "student", "toolkit.students.turbo_vaed")
+    bundle = tmp_path_factory.mktemp("streamed") / "bundle"
+    export.export(source, ["onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"], bundle, mode="stream")
+    return bundle
+
+
+@pytest.mark.slow
+def test_a_streamed_bundle_decodes_its_clip_in_every_format(streamed: Path) -> None:
+    manifest = read_manifest(streamed)
+    for artifact in manifest.artifacts:
+        assert artifact.mode == "stream"
+        assert artifact.stream == StreamFacts(frames=2, first_frames=1)
+        assert artifact.inputs[2:] == artifact.states
+        assert [f"next_{state.name}" for state in artifact.states] == [out.name for out in artifact.outputs[1:]]
+    assert all(found.passed for found in export.verify(streamed).values())
+
+
+@pytest.mark.slow
+def test_the_card_of_a_streamed_bundle_says_how_to_drive_it(streamed: Path) -> None:
+    card = (streamed / "README.md").read_text()
+    assert card.count("class StreamDecoder") == 3
+    assert "longArrayOf(" in card
+
+
+@pytest.mark.slow
+def test_a_streamed_bundle_is_profiled_one_step_at_a_time(streamed: Path) -> None:
+    from devices.host import profile_host
+
+    records = profile_host([streamed], threads=1)
+    assert {record.target for record in records} >= {"onnx-fp32", "executorch-xnnpack-fp32"}
+    assert all(record.parity.passed for record in records)
+
+
+def test_a_model_that_looks_ahead_cannot_be_streamed(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot stream"):
+        export.export(from_run(finished_run), ["onnx-fp32"], tmp_path / "bundle", mode="stream")
+    assert not list(tmp_path.iterdir())
+
+
+class TwoOutputs(nn.Module):
+    """A video and a label, of a video and a number."""
+
+    def forward(self, video: torch.Tensor, gain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        louder = video * gain
+        return louder, louder.mean(dim=(2, 3, 4))
+
+
+def test_any_module_is_exported_with_the_names_of_its_parameters(tmp_path: Path) -> None:
+    inputs = (torch.randn(1, 3, 4, 6, 8), torch.tensor([2.0]))
+    source = Source("two", TwoOutputs(), inputs, "module", "TwoOutputs", ("video", "gain"), ())
+    manifest = export.export(source, ["onnx-fp32"], tmp_path / "bundle")
+    artifact = manifest.artifacts[0]
+    assert [(info.name, info.shape) for info in artifact.inputs] == [("video", (4, 3, 6, 8)), ("gain", (1,))]
+    assert [(info.name, info.shape) for info in artifact.outputs] == [("output_0", (4, 3, 6, 8)), ("output_1", (1, 3))]
+    assert export.verify(tmp_path / "bundle")["onnx-fp32"].passed
+
+
+@pytest.mark.slow
+def test_tiling_is_measured_on_request_and_kept_in_the_manifest(finished_run: Path, tmp_path: Path) -> None:
+    manifest = export.export(from_run(finished_run), ["onnx-fp32"], tmp_path / "bundle", tiling=True)
+    tiling = manifest.artifacts[0].tiling
+    assert tiling is not None
+    assert tiling.time.factor == 2
+    assert tiling.rows.before == tiling.columns.before
+    assert "Longer clips and larger pictures" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+def test_a_model_whose_rounding_is_too_large_to_prove_anything_is_refused_with_the_reason(tmp_path: Path) -> None:
+    chaotic = nn.Sequential(nn.Conv3d(3, 3, 3, padding=1), Apply(lambda x: torch.sin(1e5 * x)))
+    source = Source("chaotic", chaotic, (torch.rand(1, 3, 4, 6, 8),), "module", "Apply")
+    with pytest.raises(CheckFailed, match="rounding alone changes"):
+        export.export(source, ["onnx-fp32"], tmp_path / "bundle")
