@@ -45,13 +45,13 @@ def placed(keep: Keep, name: str, x: torch.Tensor, axis: int, places: Sequence[i
     runs = _runs(places)
     if len(runs) > MAX_SLICES:
         return torch.index_select(x, axis, keep(f"{name}_places", lambda: torch.tensor(places)))
-    return _side_by_side([part for run in runs for part in _slices(x, axis, *run)], axis)
+    return side_by_side([part for run in runs for part in _slices(x, axis, *run)], axis)
 
 
 def bordered(x: torch.Tensor, axis: int, before: Sequence[int], after: Sequence[int]) -> torch.Tensor:
     """`x` between known places of itself."""
     sides = [[part for run in _runs(side) for part in _slices(x, axis, *run)] for side in (before, after)]
-    return _side_by_side([*sides[0], x, *sides[1]], axis)
+    return side_by_side([*sides[0], x, *sides[1]], axis)
 
 
 def largest(keep: Keep, name: str, x: torch.Tensor, axis: int, windows: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -72,7 +72,7 @@ def blended(keep: Keep, name: str, frames: torch.Tensor, rows: Rows) -> torch.Te
     if phases == 1 or phases > MAX_PHASES:
         return _weighted(keep, name, frames, rows)
     parts = [_weighted(keep, f"{name}_{phase}", frames, rows[phase::phases]) for phase in range(phases)]
-    return _side_by_side(parts, 1).reshape(len(rows), *frames.shape[1:])  # (T'/p, p*C, H, W) -> (T', C, H, W)
+    return side_by_side(parts, 1).reshape(len(rows), *frames.shape[1:])  # (T'/p, p*C, H, W) -> (T', C, H, W)
 
 
 def projected(keep: Keep, name: str, x: torch.Tensor, axis: int, rows: Rows) -> torch.Tensor:
@@ -110,7 +110,7 @@ def _scaled(keep: Keep, name: str, frames: torch.Tensor, weights: Sequence[float
     return frames * keep(f"{name}_weights", lambda: torch.tensor(weights, dtype=frames.dtype).reshape(-1, 1, 1, 1))
 
 
-def _side_by_side(parts: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
+def side_by_side(parts: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
     """A concatenation, where there is more than one part."""
     if len(parts) == 1:
         return parts[0]

@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch.fx import Node
 
 from export.lowering.alignment import isolated, joined
@@ -16,12 +15,10 @@ from export.lowering.constants import Weight
 from export.lowering.handlers.registry import handles
 from export.lowering.nested import map_nested, tensors_in
 from export.lowering.packed import MAX_RANK, Packed, Unrepresentable
+from export.lowering.resampling import placed, side_by_side
 
 if TYPE_CHECKING:
     from export.lowering.lower import Lowering
-
-#: Places in more runs than this are taken by one operator instead of slices, which every back end has in its delegate.
-MOST_SLICES = 16
 
 
 def take(x: Packed, dim: int, start: int, stop: int, step: int = 1) -> Packed:
@@ -220,38 +217,15 @@ def picked(lowering: Lowering, node: Node, x: Packed, dim: int, places: Sequence
         raise Unrepresentable("an empty tensor,")
     if places == list(range(size)):
         return x
-    runs = _runs(places)
     alone = isolated(x, [dim])
     axis = alone.places[dim]
-    if sum(1 if step else count for _, step, count in runs) > MOST_SLICES:
-        table = lowering.constant(f"{node.name}_places_{dim}", lambda: torch.tensor(places))
-        return alone.result(torch.index_select(alone.storage, axis, table))
-    parts = []
-    for start, step, count in runs:
-        index = [slice(None)] * alone.storage.ndim
-        index[axis] = slice(start, start + step * (count - 1) + 1, max(step, 1))
-        parts += [alone.storage[tuple(index)]] * (1 if step else count)
-    return alone.result(parts[0] if len(parts) == 1 else torch.cat(parts, axis))
+    return alone.result(placed(lowering.constant, f"{node.name}_{dim}", alone.storage, axis, places))
 
 
 def beside(parts: Sequence[Packed], dim: int) -> Packed:
     """Tensors one behind the other along `dim`."""
     storages, pattern = joined(parts, dim)
-    return pattern.result(storages[0] if len(parts) == 1 else torch.cat(storages, pattern.places[dim]))
-
-
-def _runs(places: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(start, step, count) of runs with a constant step of 0 or more."""
-    runs: list[tuple[int, int, int]] = []
-    for place in places:
-        if runs:
-            start, step, count = runs[-1]
-            gap = place - (start + step * (count - 1))
-            if gap >= 0 and (count == 1 or gap == step):
-                runs[-1] = (start, gap, count + 1)
-                continue
-        runs.append((place, 0, 1))
-    return runs
+    return pattern.result(side_by_side(storages, pattern.places[dim]))
 
 
 def _grid(known: dict[int, np.ndarray]) -> list[int] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch.fx import Node
 
 from export.lowering.alignment import joined
@@ -13,6 +12,7 @@ from export.lowering.constants import Constant
 from export.lowering.handlers.padding import pad_constant
 from export.lowering.handlers.registry import handles
 from export.lowering.packed import Packed
+from export.lowering.resampling import side_by_side
 
 if TYPE_CHECKING:
     from export.lowering.lower import Lowering
@@ -30,7 +30,7 @@ def cat(_lowering: Lowering, node: Node, parts: Sequence[Packed], dim: int = 0) 
     if padded is not None:
         return padded
     storages, pattern = joined(parts, dim)
-    return pattern.result(torch.cat(storages, pattern.places[dim]))
+    return pattern.result(side_by_side(storages, pattern.places[dim]))
 
 
 @handles("aten.stack.default")
