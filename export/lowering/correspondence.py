@@ -18,7 +18,11 @@ from export.lowering.nested import map_nested
 
 
 class Differs(Exception):
-    """Two steps that do not do the same."""
+    """Two steps that do not do the same; `final` if a longer clip would not show otherwise."""
+
+    def __init__(self, reason: str, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def stream(module: nn.Module, latent: torch.Tensor) -> StreamForm:
         try:
             form = _Cut(by_step(program.module()), length, accept=length == LENGTHS[-1]).form()
         except (Differs, Cyclic) as error:
-            if length < LENGTHS[-1]:
+            if length < LENGTHS[-1] and not getattr(error, "final", False):
                 continue
             raise LoweringError(
                 f"{type(module).__name__} cannot stream: {error}. Streaming needs a causal model that does the same at "
@@ -82,11 +82,12 @@ class _Cut:
 
     def __init__(self, clip: Recorder, length: int, accept: bool) -> None:
         if len(clip.inputs) != 1 or len(clip.outputs) != 1:
-            raise Differs("it has more than one input or output")
+            raise Differs("it has more than one input or output", final=True)
         self.clip, self.steady, self.accept = clip, length - 2, accept
         self.results = [_results(clip, step) for step in range(length)]
         if len({len(op.gathers[0].refs) for op in self.results[1:]}) != 1 or not self.results[1].gathers[0].refs:
-            raise Differs("not every latent frame gives as many frames at once, for some depend on later ones")
+            reason = "not every latent frame gives as many frames at once, for some depend on later ones"
+            raise Differs(reason, final=True)
         self.steps = {step: Correspondence(self.steady, step, clip.constants) for step in range(1, length)}
         self.slots: dict[tuple[Ref | None, ...], _Slot] = {}
         self.places: dict[Place, _Slot] = {}

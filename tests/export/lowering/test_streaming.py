@@ -84,6 +84,7 @@ class Upsampling(nn.Module):
         return x + self.mix(replicated(x, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pad", "kernel", "dilation"), [(replicated, 3, 1), (zeroed, 3, 1), (zeroed, 2, 2), (replicated, 5, 1)]
 )
@@ -99,6 +100,7 @@ def test_upsampling_in_time_streams_exactly_whether_or_not_it_drops_a_frame(drop
     assert (form.frames, form.first_frames) == (2, 2 - drop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
