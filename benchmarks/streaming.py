@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 
 from benchmarks import results_file
@@ -28,7 +27,7 @@ from toolkit import students
 from toolkit.cli.output import console, print_table
 from toolkit.progress import track
 from toolkit.quiet import hush_libraries
-from toolkit.streaming import Step, StreamDecoder, StreamFacts
+from toolkit.streaming import StreamDecoder, StreamFacts
 from toolkit.tiling import Tiling, decode_tiled
 
 FRAMES = (17, 65, 257)
@@ -83,18 +82,9 @@ def write_stream(path: Path, size: tuple[int, int]) -> None:
     path.with_suffix(".json").write_text(json.dumps({"facts": facts.model_dump(), "states": form.states}))
 
 
-def _session(path: Path) -> Step:
-    """A session without memory patterns: with them a second call takes its memory beside that of the first."""
-    options = onnxruntime.SessionOptions()
-    options.enable_mem_pattern = False
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))
-
-
 def decode(mode: str, path: Path, shape: tuple[int, int, int]) -> int:
     """Decode zeros of `shape` and give the number of frames; frames are dropped as they come, as a player would."""
-    session = _session(path)
+    session = onnx.load(path).call
     latent = np.zeros((shape[0], student().config.latent_channels, *shape[1:]), np.float32)
     if mode == "clip":
         return len(session([latent])[0])
