@@ -36,17 +36,32 @@ def main_function(program: Program) -> Function:
 
 
 @torch.no_grad()
-def evaluate(program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Outputs of the program as fp32 arrays; raises `CheckFailed` on an operator that is not known here."""
+def evaluate(
+    program: Program, inputs: Sequence[np.ndarray], states: dict[str, torch.Tensor] | None = None
+) -> list[np.ndarray]:
+    """Outputs of the program as fp32 arrays; raises `CheckFailed` on an operator that is not known here.
+
+    `states` holds Core ML states by name from call to call; those that it lacks are zeros.
+    """
     function = main_function(program)
     values: dict[Var, Any] = {}
-    for variable, array in zip(function.inputs.values(), inputs, strict=True):
-        values[variable] = torch.from_numpy(np.asarray(array))
+    states = {} if states is None else states
+    given = iter(inputs)
+    for name, variable in function.inputs.items():
+        if types.is_state(variable.sym_type):
+            values[variable] = states.setdefault(name, torch.zeros(tuple(variable.shape)))
+        else:
+            values[variable] = torch.from_numpy(np.asarray(next(given)))
     for operation in function.operations:
         if operation.op_type == "const":
             values[operation.outputs[0]] = operation.val.val
         elif operation.op_type.startswith("constexpr_"):
             values[operation.outputs[0]] = operation.materialized_val_inference()
+        elif operation.op_type == "read_state":
+            values[operation.outputs[0]] = values[operation.inputs["input"]]
+        elif operation.op_type == "coreml_update_state":
+            held = values[operation.inputs["value"]]
+            states[operation.inputs["state"].name] = values[operation.outputs[0]] = held
         else:
             _execute(operation, values)
     return [values[output].float().numpy() for output in function.outputs]

@@ -15,6 +15,6 @@ _ENVIRONMENT = Environment(
 
 def model_card(manifest: Manifest) -> str:
     """Markdown with the artifacts, their parity, and Swift and Kotlin snippets for those that are there."""
-    files = {artifact.target.split("-")[0]: artifact for artifact in manifest.artifacts}
+    files = {artifact.target.rsplit("-", 1)[0].split("-x")[0]: artifact for artifact in manifest.artifacts}
     state_bytes = 4 * sum(math.prod(state.shape) for state in manifest.artifacts[0].states)
     return _ENVIRONMENT.get_template("model_card.md.j2").render(m=manifest, files=files, state_bytes=state_bytes)

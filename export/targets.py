@@ -45,13 +45,17 @@ Open = Callable[[Path], Session]
 
 @dataclass(frozen=True)
 class Target:
-    """One preset. `convert(program, path, names)` writes the artifact; `open(path)` loads it."""
+    """One preset. `convert(program, path, names)` writes the artifact; `open(path)` loads it.
+
+    An artifact that `keeps_states` holds its stream's states itself: it takes and gives none.
+    """
 
     name: str
     file_name: str
     tolerance: Tolerance
     convert: Convert
     open: Open
+    keeps_states: bool = False
 
 
 _TARGETS: dict[str, Target] = {}

@@ -163,7 +163,8 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     student = students.build("turbo_vaed", "demo", config)
     source = Source("causal", student, (torch.randn(1, 4, 3, 8, 8),), "student", "toolkit.students.turbo_vaed")
     bundle = tmp_path_factory.mktemp("streamed") / "bundle"
-    export.export(source, ["onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"], bundle, mode="stream")
+    chosen = ["coreml-state-fp16", "onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"]
+    export.export(source, chosen, bundle, mode="stream")
     return bundle
 
 
@@ -173,8 +174,10 @@ def test_a_streamed_bundle_decodes_its_clip_in_every_format(streamed: Path) -> N
     for artifact in manifest.artifacts:
         assert artifact.mode == "stream"
         assert artifact.stream == StreamFacts(frames=2, first_frames=1)
-        assert artifact.inputs[2:] == artifact.states
-        assert [f"next_{state.name}" for state in artifact.states] == [out.name for out in artifact.outputs[1:]]
+        hidden = artifact.target == "coreml-state-fp16"
+        assert artifact.inputs[2:] == ([] if hidden else artifact.states)
+        following = [] if hidden else [f"next_{state.name}" for state in artifact.states]
+        assert following == [output.name for output in artifact.outputs[1:]]
     assert all(found.passed for found in export.verify(streamed).values())
 
 
@@ -182,6 +185,7 @@ def test_a_streamed_bundle_decodes_its_clip_in_every_format(streamed: Path) -> N
 def test_the_card_of_a_streamed_bundle_says_how_to_drive_it(streamed: Path) -> None:
     card = (streamed / "README.md").read_text()
     assert card.count("class StreamDecoder") == 3
+    assert card.count("class StatefulDecoder") == 1
     assert "longArrayOf(" in card
 
 
@@ -192,6 +196,12 @@ def test_a_streamed_bundle_is_profiled_one_step_at_a_time(streamed: Path) -> Non
     records = profile_host([streamed], threads=1)
     assert {record.target for record in records} >= {"onnx-fp32", "executorch-xnnpack-fp32"}
     assert all(record.parity.passed for record in records)
+
+
+def test_states_cannot_be_kept_where_there_are_none(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match="--mode stream"):
+        export.export(from_run(finished_run), ["coreml-state-fp16"], tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_looks_ahead_cannot_be_streamed(finished_run: Path, tmp_path: Path) -> None:
