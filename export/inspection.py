@@ -1,7 +1,8 @@
 """What stands between a model and its targets, before any training; or what a bundle's artifacts consist of.
 
 `inspect_module` names everything that the lowering refuses, and everything that each target refuses of what can be
-lowered. Nothing is written and no converter is run: shares of delegates are planned, figures estimated from shapes.
+lowered. The model is not exported whole: delegates are planned by the back end's own partitioner, unusual operators are
+converted one by one, and figures are estimated from shapes.
 """
 
 from __future__ import annotations

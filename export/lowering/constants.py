@@ -15,7 +15,7 @@ from torch import nn
 from torch.fx import Node
 
 from export.lowering.nested import map_nested
-from export.lowering.packed import Dim, Packed, new_dim, rearrange
+from export.lowering.packed import Atom, Dim, Packed, new_dim, rearrange
 from export.lowering.refusal import SKIPPED
 
 #: Operators that take of their input its shape and type only.
@@ -95,7 +95,7 @@ class Constant(Packed):
     def relabelled(self, axes: Sequence[Dim], dims: Sequence[Dim]) -> Packed:
         return Packed(self.storage, axes, dims)
 
-    def refined(self, parts: dict) -> Packed:  # type: ignore[type-arg]
+    def refined(self, parts: dict[Atom, Dim]) -> Packed:
         found = super().refined(parts)
         assert isinstance(found, Constant)
         found._source = [tuple(part for atom in axis for part in parts.get(atom, (atom,))) for axis in self._source]
