@@ -45,16 +45,13 @@ def convert_stateful(program: ExportedProgram, path: Path, names: list[str]) -> 
     step = _Stateful(program.module(), held)
     with torch.no_grad():
         stateful = torch.export.export(step, tuple(examples[: len(inputs) - len(states)]))
-    # coremltools 9.0 loses its place when it moves the updates of several states
-    passes = coremltools.PassPipeline.DEFAULT
-    passes.remove_passes({"common::canonicalize_inplace_pattern", "common::prefer_state_in_downstream"})
     kept = [
         coremltools.StateType(coremltools.TensorType(shape=tuple(value.shape), dtype=np.float16), name=name)
         for name, value in zip(states, held, strict=True)
     ]
     named = [name for name in names if not name.removeprefix("next_").startswith("state_")]
     target = coremltools.target.iOS18
-    return _write(stateful, path, named, minimum_deployment_target=target, states=kept, pass_pipeline=passes)
+    return _write(stateful, path, named, minimum_deployment_target=target, states=kept)
 
 
 class _Stateful(nn.Module):
@@ -90,12 +87,23 @@ def _write(program: ExportedProgram, path: Path, names: list[str], **options: An
             outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in names[len(user_inputs) :]],
             compute_precision=coremltools.precision.FLOAT16,
             skip_model_load=True,
+            pass_pipeline=_passes(),
             **options,
         )
     if path.exists():
         shutil.rmtree(path)
     model.save(str(path))
     return read(path)
+
+
+def _passes() -> coremltools.PassPipeline:
+    """coremltools' own passes, without those in which its version 9.0 fails."""
+    passes = coremltools.PassPipeline.DEFAULT
+    # a linear of one output and a number added to it: "tuple index out of range"
+    passes.remove_passes({"common::fuse_linear_bias"})
+    # loses its place when it moves the updates of several states
+    passes.remove_passes({"common::canonicalize_inplace_pattern", "common::prefer_state_in_downstream"})
+    return passes
 
 
 def read(path: Path) -> Written:
