@@ -128,6 +128,17 @@ class FirstStep:
         self.by_step0: dict[Op, Op] = {}
         self.standins: dict[Place, Ref] = {}
 
+    def standins_if(self, here: Op, there: Op) -> int | None:
+        """How many stand-ins it would take to have two operations the same; None where they cannot be."""
+        kept = dict(self.same), dict(self.by_step0), dict(self.standins)
+        before = len(self.standins)
+        try:
+            return len(self.standins) - before if self.follow(here, there) else None
+        except Differs:
+            return None
+        finally:
+            self.same, self.by_step0, self.standins = kept
+
     def follow(self, here: Op, there: Op) -> bool:
         """Take two operations as the same if they can be; whatever differs in their arguments gets a stand-in."""
         if not self._pair(here, there):
@@ -176,11 +187,22 @@ class FirstStep:
         pending.append((mine.op, theirs.op))
         return True
 
+    def _of_other_weights(self, own: Gather, other: Gather) -> bool:
+        """Whether two arguments are two different weights; what pads a clip is one number, and no weight."""
+        pairs = zip(own.refs[len(own.refs) - len(other.refs) :], other.refs, strict=True)
+        constants = [(ref, its) for ref, its in pairs if ref.piece.step == its.piece.step == ALWAYS]
+        weights = [(ref, its) for ref, its in constants if None in (ref.piece.value, its.piece.value)]
+        return not all(self._is_same_constant(ref, its) for ref, its in weights)
+
     def _pair(self, mine: Op, theirs: Op) -> bool:
         if mine in self.same or theirs in self.by_step0:
             return self.same.get(mine) is theirs
         lengths = zip(mine.gathers, theirs.gathers, strict=False)
         if not alike(mine, theirs, any_length=True) or any(len(a.refs) < len(b.refs) for a, b in lengths):
+            return False
+        if any(p.shape[1:] != q.shape[1:] for p, q in zip(mine.pieces, theirs.pieces, strict=False)):
+            return False
+        if any(self._of_other_weights(own, other) for own, other in zip(mine.gathers, theirs.gathers, strict=True)):
             return False
         self.same[mine], self.by_step0[theirs] = theirs, mine
         return True

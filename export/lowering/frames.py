@@ -17,7 +17,7 @@ import torch
 from torch.fx import Node
 
 from export.lowering.constants import fetch
-from export.lowering.frame_rules import Role, role_of, sized
+from export.lowering.frame_rules import RESIZED, Role, role_of, sized
 from export.lowering.nested import map_nested, tensors_in
 from export.lowering.refusal import SKIPPED
 
@@ -81,6 +81,8 @@ class Value:
     shape: tuple[int, ...]
 
 
+#: A node and the number of a unit of its frames.
+Unit = tuple[Node, int]
 #: (node, unit of it, step at which the unit can first run) to the group it belongs to.
 Grouping = Callable[[Node, int, int], int]
 
@@ -93,18 +95,25 @@ def one_by_one(_node: Node, unit: int, _step: int) -> int:
 class Recorder:
     """The walk: `inputs` (one piece a step for every input), `outputs` (one value each) and `constants`.
 
-    `units` has every operation with its node and first unit. With `keyed`, the group's key is the operation's step.
+    `units` has every operation with its node and first unit. With `repeats`, as an earlier walk one by one found them,
+    a group's key is the operation's step. Nothing is computed twice: models that keep a cache of frames call the same
+    operators on them at every step, and what a step shares with earlier ones is thereby what they leave it.
     """
 
-    def __init__(self, module: torch.fx.GraphModule, grouping: Grouping, keyed: bool = False) -> None:
+    def __init__(
+        self, module: torch.fx.GraphModule, grouping: Grouping, repeats: dict[Unit, Unit] | None = None
+    ) -> None:
         self.module = module
-        self.grouping, self.keyed = grouping, keyed
-        self.units: dict[Op, tuple[Node, int]] = {}
+        self.grouping, self.keyed = grouping, repeats is not None
+        self.units: dict[Op, Unit] = {}
+        self.repeats: dict[Unit, Unit] = dict(repeats or {})
         self.inputs: list[list[Piece]] = []
         self.outputs: list[Value] = []
         self.constants: dict[Piece, torch.Tensor] = {}
         self._values: dict[Node, Any] = {}
         self._named: dict[str, Value] = {}
+        self._results: dict[Unit, list[list[Ref]]] = {}
+        self._known: dict[Any, Unit] = {}
         self.blanks: dict[tuple[tuple[int, ...], float], Piece] = {}
         for node in self.module.graph.nodes:
             self._visit(node)
@@ -177,25 +186,60 @@ class Recorder:
         lead, result = len(framed[0].refs) if framed else 1, shapes[0][0] if shapes[0] else 1
         apart = bool(framed) and (result % lead == 0 or lead % result == 0)
         units = min(lead, result) if apart else 1
+        if str(node.target) in RESIZED and units == lead == result:
+            framed = [self._unresized(node, framed[0], shapes[0])]
+            args = (framed[0], *args[1:])
         keys: dict[int, list[int]] = {}
         for unit in range(units):
-            step = max((r.piece.step for value in framed for r in _unit(value, unit, units)), default=ALWAYS)
-            keys.setdefault(self.grouping(node, unit, step), []).append(unit)
-        refs: list[list[Ref | None]] = [[None] * (shape[0] if shape else 1) for shape in shapes]
+            if (node, unit) not in self._results and (node, unit) not in self.repeats:
+                step = max((r.piece.step for value in framed for r in _unit(value, unit, units)), default=ALWAYS)
+                keys.setdefault(self.grouping(node, unit, step), []).append(unit)
         for key, members in keys.items():
             op = self._operation(node, args, kwargs, framed, members, units)
             op.step = key if self.keyed else op.step
-            self.units[op] = (node, members[0])
-            for output, shape in enumerate(shapes):
-                each = (shape[0] if shape else 1) // units
-                own = (each * len(members), *shape[1:]) if shape else ()
-                piece = Piece(op, output, own, op.step)
-                op.pieces.append(piece)
-                for place, unit in enumerate(members):
-                    for index in range(each):
-                        refs[output][unit * each + index] = Ref(piece, place * each + index)
-        values = [Value(tuple(r for r in found if r), shape) for found, shape in zip(refs, shapes, strict=True)]
+            if self._first_of_its_kind(op, node, members):
+                self._add(op, node, members, [(shape[0] if shape else 1) // units for shape in shapes], shapes)
+        found = [self._results[self.repeats.get((node, unit), (node, unit))] for unit in range(units)]
+        values = [
+            Value(tuple(ref for results in found for ref in results[output]), shape)
+            for output, shape in enumerate(shapes)
+        ]
         return values[0] if isinstance(node.meta["val"], torch.Tensor) else values
+
+    def _unresized(self, node: Node, x: Value, shape: tuple[int, ...]) -> Value:
+        """What a reshape of frames takes, from before earlier reshapes of them; frames back in shape need none."""
+        sources = []
+        for unit, ref in enumerate(x.refs):
+            source = _unresized(ref)
+            sources.append(source)
+            if source.piece.shape[1:] == shape[1:]:
+                self._results[node, unit] = [[source]]
+        return Value(tuple(sources), x.shape)
+
+    def _first_of_its_kind(self, op: Op, node: Node, members: Sequence[int]) -> bool:
+        """Whether no earlier operation computes the same of the inputs; one that does answers for this one's unit."""
+        if self.keyed or len(members) > 1 or op.step == ALWAYS or len(op.gathers) > 1:
+            return True
+        unit, kind = (node, members[0]), _kind(op)
+        if kind in self._known:
+            self.repeats[unit] = self._known[kind]
+            return False
+        self._known[kind] = unit
+        return True
+
+    def _add(
+        self, op: Op, node: Node, members: Sequence[int], each: Sequence[int], shapes: Sequence[tuple[int, ...]]
+    ) -> None:
+        """An operation's results: `each` says how many frames of every output belong to one unit."""
+        self.units[op] = (node, members[0])
+        for output, (count, shape) in enumerate(zip(each, shapes, strict=True)):
+            own = (count * len(members), *shape[1:]) if shape else ()
+            op.pieces.append(Piece(op, output, own, op.step))
+        for place, unit in enumerate(members):
+            self._results[node, unit] = [
+                [Ref(piece, place * count + index) for index in range(count)]
+                for piece, count in zip(op.pieces, each, strict=True)
+            ]
 
     def _operation(
         self, node: Node, args: Any, kwargs: Any, framed: Sequence[Value], members: Sequence[int], units: int
@@ -251,7 +295,23 @@ def by_step(module: torch.fx.GraphModule) -> Recorder:
         elif op.step == ALWAYS:
             steps = []
         due[node, unit] = min(steps, default=op.step)
-    return Recorder(module, lambda node, unit, _step: due[node, unit], keyed=True)
+    return Recorder(module, lambda node, unit, _step: due[node, unit], single.repeats)
+
+
+def _unresized(ref: Ref) -> Ref:
+    while ref.piece.op is not None and str(ref.piece.op.target) in RESIZED:
+        sources = ref.piece.op.gathers[0].refs
+        if len(sources) != frames_of(ref.piece):
+            break
+        ref = sources[ref.place]
+    return ref
+
+
+def _kind(op: Op) -> Any:
+    """What an operation computes of what; equal for equal operations."""
+    gathered = [gather.refs for gather in op.gathers]
+    settings = map_nested([op.args, op.kwargs], lambda leaf: "tensor" if isinstance(leaf, Gather) else leaf)
+    return (op.target, tuple(gathered), repr(settings))
 
 
 def _selected(node: Node, args: Any) -> Value:

@@ -47,6 +47,7 @@ class LoweredModule(nn.Module):
 
     Holds only the weights that its graph uses, already in the layout in which it uses them. With `collect`, what
     cannot be said is noted there instead of raised, and its result taken as unknown numbers of the right shape.
+    `frame_by_frame` keeps every frame in a layout of its own, for taking the graph apart along time.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class LoweredModule(nn.Module):
         example_inputs: Sequence[torch.Tensor],
         collect: list[LoweringError] | None = None,
         form: str | None = None,
+        frame_by_frame: bool = False,
     ) -> None:
         super().__init__()
         traced = program.module()
         self._nodes = list(traced.graph.nodes)
         self._known = known_ahead(traced, self._nodes)
         self._collect = collect
-        self.form = form
+        self.form, self.frame_by_frame = form, frame_by_frame
         self._video_inputs = [example.ndim == VIDEO_RANK for example in example_inputs]
         self._video_outputs: list[bool] = []
         self.constants = nn.ParameterDict()

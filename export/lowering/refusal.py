@@ -49,15 +49,12 @@ REMEDY = (
 
 def refusal(node: Node, reason: str) -> LoweringError:
     """An error that says which operator of which layer stopped the lowering, and what to do about it."""
-    shapes = [list(t.shape) for a in node.all_input_nodes for t in tensors_in(a.meta.get("val"))]
-    source = f" at {source_line(node)}" if source_line(node) else ""
-    message = (
-        f"lowering: {node.target} on {shapes} {reason} at rank {MAX_RANK}, in layer '{layer(node)}'{source}. {REMEDY}"
-    )
+    shapes, source = shapes_taken(node), source_line(node)
+    where = f"layer '{layer(node)}'" + (f" at {source}" if source else "")
+    shown = ", ".join(f"[{', '.join(map(str, shape))}]" for shape in shapes)
+    message = f"lowering: {node.target} on [{shown}] {reason} at rank {MAX_RANK}, in {where}. {REMEDY}"
     why = reason.removesuffix(",") if reason.endswith(",") else f"{reason} at rank {MAX_RANK}"
-    return LoweringError(
-        message, Refused(str(node.target), shapes_taken(node), layer(node), source_line(node), why, REMEDY)
-    )
+    return LoweringError(message, Refused(str(node.target), shapes, layer(node), source, why, REMEDY))
 
 
 def uncapturable(module: nn.Module, error: Exception) -> LoweringError:

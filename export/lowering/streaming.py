@@ -19,7 +19,8 @@ from torch import nn
 from export.lowering.correspondence import Correspondence, Differs, FirstStep, Place
 from export.lowering.emit import Cyclic, Emitter
 from export.lowering.frames import ALWAYS, Gather, Op, Piece, Recorder, Ref, by_step
-from export.lowering.lower import lower, program_of, to_frames
+from export.lowering.hoisting import hoist_joins
+from export.lowering.lower import LoweredModule, exported, program_of, to_frames
 from export.lowering.refusal import LoweringError
 
 #: Latent frames to look at, more and more until every state has moved on from what the clip begins with.
@@ -52,12 +53,14 @@ def stream(module: nn.Module, latent: torch.Tensor) -> StreamForm:
     for length in LENGTHS:
         repeats = -(-length // latent.shape[2])
         clip = latent.repeat(1, 1, repeats, 1, 1)[:, :, :length].contiguous()
-        lowered = lower(module, (clip,), form="shift inputs")  # keeps what convolutions read, not their results
+        with torch.no_grad():  # "shift inputs" keeps what convolutions read, not their results
+            lowered = LoweredModule(exported(module, (clip,)), (clip,), form="shift inputs", frame_by_frame=True)
         program = program_of(lowered, [to_frames(clip)])
         try:
-            form = _Cut(by_step(program.module()), length, accept=length == LENGTHS[-1]).form()
+            form = _Cut(by_step(hoist_joins(program.module())), length, accept=length == LENGTHS[-1]).form()
         except (Differs, Cyclic) as error:
-            if length < LENGTHS[-1] and not getattr(error, "final", False):
+            final = isinstance(error, Differs) and error.final
+            if length < LENGTHS[-1] and not final:
                 continue
             raise LoweringError(
                 f"{type(module).__name__} cannot stream: {error}. Streaming needs a causal model that does the same at "
@@ -132,6 +135,8 @@ class _Cut:
             slot.base = self._in_steady_step(after, computed)
             for step, correspondence in self.steps.items():
                 its = slot.held[step] if step < len(known) else None
+                if its is not None and (its.piece.step == ALWAYS or its.place != slot.base.place):
+                    raise Differs("what is kept of a step changes after several of them")
                 if slot.base.piece.op is not None and its is not None and its.piece.op is not None:
                     correspondence.follow(slot.base.piece.op, its.piece.op)
             return
@@ -211,9 +216,13 @@ class _Step:
     def _find(self, ref: Ref) -> None:
         if self.first.steady_ref(ref) is not None or ref.piece.op is None:
             return
-        for op in self.cut.steps[self.cut.steady].same:
-            if op not in self.first.same and self.first.follow(op, ref.piece.op):
-                return
+        costs = {
+            op: cost
+            for op in self.cut.steps[self.cut.steady].same
+            if op not in self.first.same and (cost := self.first.standins_if(op, ref.piece.op)) is not None
+        }
+        if costs:
+            self.first.follow(min(costs, key=lambda op: costs[op]), ref.piece.op)
 
     def _lay_out_states(self) -> None:
         """One state tensor for what is kept of one signal, oldest frame first, so that it moves on by one cut."""

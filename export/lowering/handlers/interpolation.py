@@ -48,6 +48,7 @@ def nearest(
         frames = F.interpolate(frames, size=steps[1:], mode="nearest")
     if _repeats(time, sizes[0]):
         video = repeat_interleave(lowering, node, Packed.from_frames(frames), steps[0] // sizes[0], 2)
+        video = Packed.from_frames(video.frames()) if lowering.module.frame_by_frame else video
     else:
         video = Packed.from_frames(placed(lowering.constant, node.name, frames, 0, time))
     return _as_output(video, node)

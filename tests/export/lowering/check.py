@@ -12,6 +12,19 @@ from export.lowering.nested import tensors_in
 VIDEO = (1, 6, 5, 8, 12)
 
 
+class ChannelLast(nn.Module):
+    """A norm over the last dimension, in the middle of a video."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        assert isinstance(result, torch.Tensor)
+        return result
+
+
 def assert_lowers_exactly(module: nn.Module, shape: tuple[int, ...] = VIDEO) -> None:
     """The lowered module and its exported graph: rank 4 at most, and the module's own numbers."""
     torch.manual_seed(0)

@@ -13,19 +13,8 @@ from export.lowering import LoweringError, lower
 from export.lowering.lower import to_frames
 from recipes.teachers.diffusers_vae import build
 from tests.conftest import TINY_VAE, Apply
-from tests.export.lowering.check import VIDEO, assert_lowers_exactly
+from tests.export.lowering.check import VIDEO, ChannelLast, assert_lowers_exactly
 from toolkit import students
-
-
-class Normed(nn.Module):
-    """A channel-last norm in the middle of a video."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +61,9 @@ def test_operators_between_convolutions_keep_their_numbers(function: Callable[[t
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.LayerNorm((12, 6), elementwise_affine=False)], ids=repr)
 def test_layer_norms_over_the_last_dimensions_keep_their_numbers(norm: nn.Module) -> None:
-    assert_lowers_exactly(Normed(norm) if norm.normalized_shape == (6,) else Apply(lambda x: norm(x.movedim(1, -1))))
+    assert_lowers_exactly(
+        ChannelLast(norm) if norm.normalized_shape == (6,) else Apply(lambda x: norm(x.movedim(1, -1)))
+    )
 
 
 def test_a_single_frame_lowers_too() -> None:

@@ -84,6 +84,67 @@ class Upsampling(nn.Module):
         return x + self.mix(replicated(x, 2))
 
 
+class Cached(nn.Module):
+    """Frame by frame with a cache of what was convolved last; the first frame is not doubled in time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen = nn.Conv3d(4, 8, 3, padding=(0, 1, 1))
+        self.widen_time = nn.Conv3d(8, 16, (3, 1, 1))
+        self.mix = nn.Conv3d(8, 3, 3, padding=(0, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts: list[torch.Tensor] = []
+        caches: dict[nn.Module, torch.Tensor] = {}
+        for number in range(x.shape[2]):
+            frames = F.silu(self.remembering(caches, self.widen, x[:, :, number : number + 1]))
+            if number:
+                doubled = self.remembering(caches, self.widen_time, frames)
+                frames = doubled.unflatten(1, (8, 2)).transpose(2, 3).flatten(2, 3)
+            parts.append(self.remembering(caches, self.mix, frames))
+        return torch.cat(parts, dim=2)
+
+    def remembering(self, caches: dict[nn.Module, torch.Tensor], conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([caches.get(conv, torch.zeros_like(x[:, :, :1]).repeat(1, 1, 2, 1, 1)), x], dim=2)
+        caches[conv] = x[:, :, -2:]
+        result = conv(x)
+        assert isinstance(result, torch.Tensor)
+        return result
+
+
+class Windowed(nn.Module):
+    """Each frame from a window of its own, and twice as many frames at the nearest places, but for the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen = nn.Conv3d(4, 8, 3, padding=(0, 1, 1))
+        self.norm = nn.GroupNorm(2, 8)
+        self.mix = nn.Conv3d(8, 3, 3, padding=(0, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.windows(self.widen, x)
+        x = torch.cat([x[:, :, :1], F.interpolate(x[:, :, 1:], scale_factor=(2, 1, 1))], dim=2)
+        frames = self.norm(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (1, -1)).transpose(1, 2)
+        return self.windows(self.mix, frames)
+
+    def windows(self, conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        x = replicated(x, 2)
+        return torch.cat([conv(x[:, :, start : start + 3]) for start in range(x.shape[2] - 2)], dim=2)
+
+
+class Chunked(nn.Module):
+    """A norm that takes five frames at a time, whatever frames a step has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.upsample, self.norm = Upsampling(1), nn.GroupNorm(2, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frames = self.upsample(x).transpose(1, 2).flatten(0, 1)
+        normed = torch.cat([self.norm(chunk) for chunk in frames.split(5)])
+        return replicated(normed.unflatten(0, (1, -1)).transpose(1, 2), 1)[:, :, 1:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pad", "kernel", "dilation"), [(replicated, 3, 1), (zeroed, 3, 1), (zeroed, 2, 2), (replicated, 5, 1)]
@@ -98,6 +159,25 @@ def test_convolutions_that_look_back_stream_exactly(
 def test_upsampling_in_time_streams_exactly_whether_or_not_it_drops_a_frame(drop: int) -> None:
     form = assert_streams_exactly(Upsampling(drop))
     assert (form.frames, form.first_frames) == (2, 2 - drop)
+
+
+@pytest.mark.parametrize("build", [Cached, Windowed, Chunked])
+def test_caches_windows_and_chunks_stream_exactly(build: type[nn.Module]) -> None:
+    form = assert_streams_exactly(build())
+    assert (form.frames, form.first_frames) == (2, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("AutoencoderKLWan", {"z_dim": 4, "base_dim": 8, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1}),
+        ("AutoencoderKLMagvit", {"latent_channels": 4, "block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4}),
+    ],
+)
+def test_decoders_of_diffusers_that_look_back_stream_exactly(name: str, config: dict[str, object]) -> None:
+    vae = getattr(pytest.importorskip("diffusers"), name)(**config).eval()
+    assert_streams_exactly(Apply(lambda z: vae.decode(z, return_dict=False)[0]))
 
 
 @pytest.mark.slow

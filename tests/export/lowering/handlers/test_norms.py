@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from export.lowering import LoweringError, lower
 from export.lowering.lower import to_frames, to_video
 from tests.conftest import Apply
-from tests.export.lowering.check import VIDEO, assert_lowers_exactly
+from tests.export.lowering.check import VIDEO, ChannelLast, assert_lowers_exactly
 
 
 def used(norm: nn.Module) -> nn.Module:
@@ -36,17 +36,6 @@ class OnFrames(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         frames = x.transpose(1, 2).flatten(0, 1)  # (T, C, H, W)
         return self.norm(frames).unflatten(0, (1, x.shape[2])).transpose(1, 2)
-
-
-class ChannelLast(nn.Module):
-    """A norm over the last dimension, in the middle of a video."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 @pytest.mark.parametrize(
