@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,9 @@ from torch import nn
 from toolkit import students
 from toolkit.errors import UserError, unknown_name
 from toolkit.evaluation import Evaluation, read_evaluation
+from toolkit.files import sha256
 from toolkit.schema import read_yaml
+from toolkit.students.weights import load_published
 
 MAX_ELEMENTS = 2**28  # of a latent: 1 GB in fp32
 
@@ -62,6 +64,31 @@ def from_run(run: Path) -> Source:
         quality=read_evaluation(run),
         recipe=run / "recipe.yaml",
     )
+
+
+def from_weights(
+    spec: str, path: Path, overrides: Mapping[str, Any] | None = None, shape: tuple[int, int, int] = (3, 8, 8)
+) -> tuple[Source, list[str]]:
+    """A published student: `KIND:PRESET` with the weights of `path`, and the names that the file has beside them.
+
+    Its example is random: a latent `(1, C, *shape)` of unit variance. Raises `UserError` on unknown names, and where
+    the weights do not fit.
+    """
+    kind, colon, preset = spec.partition(":")
+    if not colon:
+        raise UserError(f"--student {spec}: expected KIND:PRESET, for example turbo_vaed:ltx")
+    student = students.build(kind, preset, overrides)
+    aside = load_published(student, path)
+    latent = torch.randn(1, student.config.latent_channels, *shape, generator=torch.Generator().manual_seed(0))
+    source = Source(
+        name=f"{kind}-{preset}",
+        module=student.eval(),
+        inputs=(latent,),
+        role="student",
+        class_name=f"toolkit.students.{kind}",
+        config={**student.config.model_dump(mode="json"), "weights": path.name, "weights_sha256": sha256(path)},
+    )
+    return source, aside
 
 
 def from_module(spec: str) -> Source:

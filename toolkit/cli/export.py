@@ -32,6 +32,12 @@ def export(
         str | None,
         typer.Option(help="PKG.MOD:FACTORY instead of a run; the factory returns (module, example inputs)."),
     ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="KIND:PRESET of a published student, for example turbo_vaed:ltx, with --weights.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A released checkpoint, .safetensors or .pth, for --student.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="The bundle (default: RUN/bundle, RUN/teacher-bundle, or the factory's name).")
     ] = None,
@@ -50,9 +56,14 @@ def export(
     """Export to Core ML, ONNX and ExecuTorch, each proved equal to PyTorch before it is handed over."""
     import export as exporting
 
-    if (run is None) == (module is None) or (teacher and module is not None):
-        raise UserError("name either a run directory or --module PKG.MOD:FACTORY (and --teacher only with a run)")
-    if module is not None:
+    if [run, module, student].count(None) != 2 or (student is None) != (weights is None) or (teacher and run is None):
+        raise UserError(
+            "name one of: a run directory; --module PKG.MOD:FACTORY; --student KIND:PRESET with --weights FILE "
+            "(and --teacher only with a run)"
+        )
+    if student is not None and weights is not None:
+        source, bundle = _published(student, weights), Path(student.replace(":", "-"))
+    elif module is not None:
         source, bundle = exporting.from_module(module), Path(module.rsplit(":")[-1])
     else:
         assert run is not None
@@ -73,6 +84,15 @@ def export(
         return
     print_artifacts(manifest)
     console.print(f"bundle: {bundle}")
+
+
+def _published(student: str, weights: Path) -> Source:
+    from export.sources import from_weights
+
+    source, aside = from_weights(student, weights)
+    if aside:
+        console.print(f"{weights.name}: left aside, for training alone needs them: {', '.join(aside)}", markup=False)
+    return source
 
 
 def teacher_source(run: Path) -> Source:
