@@ -12,31 +12,13 @@ import diffusers
 import torch
 from torch import nn
 
-from toolkit.students.turbo_vaed import TurboVAED, TurboVAEDConfig
+from toolkit import students
 
 Factory = Callable[[], tuple[nn.Module, tuple[torch.Tensor, ...]]]
 
-_DEPTHWISE_STAGES = (True, True, False, False, False)
-_LTX: dict[str, Any] = {
-    "layers": (1, 1, 3, 2, 3),
-    "separable": _DEPTHWISE_STAGES,
-    "strides": ((1, 1), (2, 2), (2, 2), (2, 2)),
-}
-_HUNYUAN: dict[str, Any] = {
-    "layers": (5, 4, 4, 4, 5),
-    "separable": _DEPTHWISE_STAGES,
-    "strides": ((1, 1), (2, 2), (2, 2), (1, 2)),
-    "patch": 1,
-}
-_DC: dict[str, Any] = {
-    "layers": (4, 3, 3, 3, 4),
-    "separable": _DEPTHWISE_STAGES,
-    "strides": ((1, 1), (2, 2), (2, 2), (1, 2)),
-    "keep_first_frames": True,
-}
 # Narrower at the end they would have norms over one to four channels, which multiply rounding errors.
-_PATCHED_WIDTHS, _SMALL_PATCHED_WIDTHS = (512, 512, 256, 128, 64), (64, 64, 32, 16, 64)
-_PLAIN_WIDTHS, _SMALL_PLAIN_WIDTHS = (512, 512, 256, 32, 16), (32, 32, 16, 16, 16)
+_SMALL_PATCHED = {"latent_channels": 8, "widths": (64, 64, 32, 16, 64)}
+_SMALL_PLAIN = {"latent_channels": 8, "widths": (32, 32, 16, 16, 16)}
 
 
 class Decoder(nn.Module):
@@ -72,8 +54,8 @@ def _move_constants(module: nn.Module) -> None:
             tensor.add_(torch.empty_like(tensor).uniform_(-0.25, 0.25))
 
 
-def _turbo_vaed(layout: dict[str, Any], widths: tuple[int, ...], *shape: int) -> Factory:
-    return _seeded(lambda: TurboVAED(TurboVAEDConfig(latent_channels=shape[1], widths=widths, **layout)), *shape)
+def _turbo_vaed(preset: str, overrides: dict[str, Any], *shape: int) -> Factory:
+    return _seeded(lambda: students.build("turbo_vaed", preset, overrides), *shape)
 
 
 def _torchvision(name: str, *shape: int) -> Factory:
@@ -128,14 +110,14 @@ def _diffusers(name: str, *shape: int, **config: Any) -> Factory:
 
 
 MODELS: dict[str, Factory] = {
-    "turbo-vaed-ltx": _turbo_vaed(_LTX, _PATCHED_WIDTHS, 1, 128, 3, 6, 8),
-    "turbo-vaed-hunyuan": _turbo_vaed(_HUNYUAN, _PLAIN_WIDTHS, 1, 16, 3, 6, 8),
-    "turbo-vaed-cog": _turbo_vaed(_HUNYUAN, _PLAIN_WIDTHS, 1, 16, 2, 8, 6),  # the published layout is Hunyuan's
-    "turbo-vaed-dc": _turbo_vaed(_DC, _PATCHED_WIDTHS, 1, 128, 3, 6, 8),
-    "turbo-vaed-ltx-small": _turbo_vaed(_LTX, _SMALL_PATCHED_WIDTHS, 1, 8, 3, 4, 5),
-    "turbo-vaed-hunyuan-small": _turbo_vaed(_HUNYUAN, _SMALL_PLAIN_WIDTHS, 1, 8, 3, 6, 7),
-    "turbo-vaed-cog-small": _turbo_vaed(_HUNYUAN, _SMALL_PLAIN_WIDTHS, 1, 8, 2, 7, 6),
-    "turbo-vaed-dc-small": _turbo_vaed(_DC, _SMALL_PATCHED_WIDTHS, 1, 8, 3, 4, 5),
+    "turbo-vaed-ltx": _turbo_vaed("ltx", {}, 1, 128, 3, 6, 8),
+    "turbo-vaed-hunyuan": _turbo_vaed("hunyuan", {}, 1, 16, 3, 6, 8),
+    "turbo-vaed-cog": _turbo_vaed("cogvideox", {}, 1, 16, 2, 8, 6),
+    "turbo-vaed-dc": _turbo_vaed("dc-ae", {}, 1, 128, 3, 6, 8),
+    "turbo-vaed-ltx-small": _turbo_vaed("ltx", _SMALL_PATCHED, 1, 8, 3, 4, 5),
+    "turbo-vaed-hunyuan-small": _turbo_vaed("hunyuan", _SMALL_PLAIN, 1, 8, 3, 6, 7),
+    "turbo-vaed-cog-small": _turbo_vaed("cogvideox", _SMALL_PLAIN, 1, 8, 2, 7, 6),
+    "turbo-vaed-dc-small": _turbo_vaed("dc-ae", _SMALL_PATCHED, 1, 8, 3, 4, 5),
     "r3d_18": _torchvision("r3d_18", 1, 3, 8, 64, 80),
     "mc3_18": _torchvision("mc3_18", 1, 3, 8, 64, 80),
     "r2plus1d_18": _torchvision("r2plus1d_18", 1, 3, 8, 64, 80),

@@ -53,17 +53,27 @@ class Conv3d(nn.Module):
 
 
 class SeparableConv3d(nn.Module):
-    """A depthwise `kernel`^3 convolution followed at once by a pointwise one; the same padding as `Conv3d`."""
+    """A depthwise convolution of `kernel`^2 in space and `temporal_kernel` in time, then at once a pointwise one.
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 5, causal: bool = False) -> None:
+    The temporal kernel is by default `kernel`; padding is that of `Conv3d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 5,
+        causal: bool = False,
+        temporal_kernel: int | None = None,
+    ) -> None:
         super().__init__()
-        self.kernel, self.causal = kernel, causal
-        padding = (0, kernel // 2, kernel // 2)
-        self.depthwise_conv = nn.Conv3d(in_channels, in_channels, kernel, padding=padding, groups=in_channels)
+        self.temporal_kernel, self.causal = kernel if temporal_kernel is None else temporal_kernel, causal
+        size, padding = (self.temporal_kernel, kernel, kernel), (0, kernel // 2, kernel // 2)
+        self.depthwise_conv = nn.Conv3d(in_channels, in_channels, size, padding=padding, groups=in_channels)
         self.pointwise_conv = nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.pointwise_conv(self.depthwise_conv(pad_time(x, self.kernel, self.causal)))
+        return self.pointwise_conv(self.depthwise_conv(pad_time(x, self.temporal_kernel, self.causal)))
 
 
 class DecoupledPixelShuffle3d(nn.Module):

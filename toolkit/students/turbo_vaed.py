@@ -35,7 +35,8 @@ class TurboVAED(Student):
         self.up_blocks = nn.ModuleList(blocks)
         self.upsampler2d_1 = Upsampler2d(width) if config.staged else None
         self.upsampler2d_2 = Upsampler2d(width // 4) if config.staged else None
-        self.norm_out = ChannelRMSNorm()
+        last = Parts(config, len(config.widths) - 1, separable=False)
+        self.norm_out, self.act_out = last.norm(), last.activation()
         if config.patch == 1 or config.staged:
             self.conv_out: nn.Module = Conv3d(width // 16 if config.staged else width, 3, causal=causal)
             self.unpatchify: nn.Module = nn.Identity()
@@ -49,7 +50,7 @@ class TurboVAED(Student):
             x = block(x)
         if self.upsampler2d_1 is not None and self.upsampler2d_2 is not None:
             x = self.upsampler2d_2(self.upsampler2d_1(x))
-        video = self.unpatchify(self.conv_out(F.silu(self.norm_out(x))))
+        video = self.unpatchify(self.conv_out(self.act_out(self.norm_out(x))))
         assert isinstance(video, torch.Tensor)
         return video
 
@@ -59,19 +60,19 @@ class Stage(nn.Module):
 
     def __init__(self, config: TurboVAEDConfig, index: int, in_width: int) -> None:
         super().__init__()
-        width, separable = config.widths[index], config.separable[index]
+        width = config.widths[index]
         time, space = config.strides[index - 1] if index else (1, 1)
-        upsamples, causal = time * space > 1, config.temporal_padding == "causal"
-        transitions = _Convolutions(config.separable_transitions, config.depthwise_kernel, causal)
+        upsamples = time * space > 1
+        transitions = Parts(config, index, config.separable_transitions)
         self.conv_in = ResidualBlock(in_width, width, transitions) if in_width != width else None
         self.upsamplers = (
             nn.ModuleList([Upsampler3d(width, time, space, transitions, config.keep_first_frames)])
             if upsamples
             else None
         )
-        convolutions = _Convolutions(separable, config.depthwise_kernel, causal)
+        parts = Parts(config, index, config.separable[index])
         self.resnets = nn.ModuleList(
-            ResidualBlock(width, width, convolutions, relu_first=upsamples) for _ in range(config.layers[index])
+            ResidualBlock(width, width, parts, relu_first=upsamples) for _ in range(config.layers[index])
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -84,16 +85,28 @@ class Stage(nn.Module):
         return x
 
 
-class _Convolutions:
-    """Chooses the convolution of a place in the network."""
+class Parts:
+    """Chooses the convolution, norm and activation of a place in the network."""
 
-    def __init__(self, separable: bool, depthwise_kernel: int, causal: bool) -> None:
-        self.separable, self.depthwise_kernel, self.causal = separable, depthwise_kernel, causal
+    def __init__(self, config: TurboVAEDConfig, stage: int, separable: bool) -> None:
+        self.config, self.stage, self.separable = config, stage, separable
 
-    def __call__(self, in_channels: int, out_channels: int) -> nn.Module:
+    def convolution(self, in_channels: int, out_channels: int) -> nn.Module:
+        config, causal = self.config, self.config.temporal_padding == "causal"
         if self.separable:
-            return SeparableConv3d(in_channels, out_channels, self.depthwise_kernel, self.causal)
-        return Conv3d(in_channels, out_channels, causal=self.causal)
+            temporal = config.temporal_kernel(self.stage)
+            return SeparableConv3d(in_channels, out_channels, config.depthwise_kernel, causal, temporal)
+        return Conv3d(in_channels, out_channels, causal=causal)
+
+    @property
+    def has_norms(self) -> bool:
+        return self.config.has_norms(self.stage)
+
+    def norm(self) -> nn.Module:
+        return ChannelRMSNorm() if self.has_norms else nn.Identity()
+
+    def activation(self) -> nn.Module:
+        return nn.SiLU() if self.config.activation == "silu" else nn.ReLU()
 
 
 class ResidualBlock(nn.Module):
@@ -102,23 +115,22 @@ class ResidualBlock(nn.Module):
     The first activation is ReLU in upsampling stages, but not where the block changes the width.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, convolution: _Convolutions, relu_first: bool = False
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, parts: Parts, relu_first: bool = False) -> None:
         super().__init__()
-        self.norm1 = ChannelRMSNorm()
-        self.act1 = nn.ReLU() if relu_first else nn.SiLU()
-        self.conv1 = convolution(in_channels, out_channels)
-        self.norm2 = ChannelRMSNorm()
-        self.conv2 = convolution(out_channels, out_channels)
+        self.norm1 = parts.norm()
+        self.act1 = nn.ReLU() if relu_first else parts.activation()
+        self.conv1 = parts.convolution(in_channels, out_channels)
+        self.norm2 = parts.norm()
+        self.act2 = parts.activation()
+        self.conv2 = parts.convolution(out_channels, out_channels)
         changes = in_channels != out_channels
-        self.norm3 = ChannelLayerNorm(in_channels, eps=1e-6) if changes else None
+        self.norm3 = ChannelLayerNorm(in_channels, eps=1e-6) if changes and parts.has_norms else nn.Identity()
         self.conv_shortcut = Conv3d(in_channels, out_channels, kernel=1) if changes else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv1(self.act1(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
-        if self.norm3 is not None and self.conv_shortcut is not None:
+        y = self.conv2(self.act2(self.norm2(y)))
+        if self.conv_shortcut is not None:
             x = self.conv_shortcut(self.norm3(x))
         return x + y
 
@@ -126,9 +138,9 @@ class ResidualBlock(nn.Module):
 class Upsampler3d(nn.Module):
     """A convolution at the low resolution, then the decoupled pixel shuffle."""
 
-    def __init__(self, width: int, time: int, space: int, convolution: _Convolutions, keep_first_frames: bool) -> None:
+    def __init__(self, width: int, time: int, space: int, parts: Parts, keep_first_frames: bool) -> None:
         super().__init__()
-        self.conv = convolution(width, width * time * space * space)
+        self.conv = parts.convolution(width, width * time * space * space)
         self.shuffle = DecoupledPixelShuffle3d(time, space)
         self.dropped = 0 if keep_first_frames else time - 1
 

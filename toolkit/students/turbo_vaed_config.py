@@ -35,6 +35,13 @@ class TurboVAEDConfig(StrictModel):
         description="separable upsamplers and channel changes too, which the published family keeps dense",
     )
     depthwise_kernel: Literal[3, 5, 7] = 5
+    temporal_kernels: tuple[Literal[1, 3, 5, 7], ...] | None = Field(
+        default=None, description="one a stage, of its separable convolutions; by default the depthwise kernel's size"
+    )
+    normed: tuple[bool, ...] | None = Field(default=None, description="one a stage; by default every stage has norms")
+    activation: Literal["silu", "relu"] = Field(
+        default="silu", description="silu, as published, has a ReLU first where a stage upsamples; relu is fused by all"
+    )
     patch: Literal[1, 4] = 4
     tail: Literal["staged", "direct"] = "staged"
     keep_first_frames: bool = False
@@ -47,9 +54,19 @@ class TurboVAEDConfig(StrictModel):
         stages = len(self.widths)
         if not len(self.layers) == len(self.separable) == stages == len(self.strides) + 1:
             raise ValueError("widths, layers and separable need one entry a stage, strides one less (no middle block)")
+        for name in ("temporal_kernels", "normed"):
+            given = getattr(self, name)
+            if given is not None and len(given) != stages:
+                raise ValueError(f"{name} has {len(given)} entries; it needs one a stage, {stages}")
         if self.staged and self.widths[-1] % 16:
             raise ValueError(f"the last width, {self.widths[-1]}, must be a multiple of 16 with a staged tail")
         return self
+
+    def has_norms(self, stage: int) -> bool:
+        return self.normed is None or self.normed[stage]
+
+    def temporal_kernel(self, stage: int) -> int:
+        return self.depthwise_kernel if self.temporal_kernels is None else self.temporal_kernels[stage]
 
     @property
     def staged(self) -> bool:

@@ -8,26 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.blocks import Conv3d
 from toolkit.errors import UserError
 from toolkit.schema import validate
-from toolkit.students.turbo_vaed import FrameConv2d, ResidualBlock, TurboVAED, TurboVAEDConfig, Upsampler2d, Upsampler3d
+from toolkit.students.turbo_vaed import FrameConv2d, Parts, ResidualBlock, TurboVAED, Upsampler2d, Upsampler3d
+from toolkit.students.turbo_vaed_config import PRESETS, TurboVAEDConfig
 
-LTX: dict[str, Any] = {
-    "latent_channels": 128,
-    "widths": (512, 512, 256, 128, 64),
-    "layers": (1, 1, 3, 2, 3),
-    "separable": (True, True, False, False, False),
-    "strides": ((1, 1), (2, 2), (2, 2), (2, 2)),
-}
-HUNYUAN: dict[str, Any] = {
-    "latent_channels": 16,
-    "widths": (512, 512, 256, 32, 16),
-    "layers": (5, 4, 4, 4, 5),
-    "separable": (True, True, False, False, False),
-    "strides": ((1, 1), (2, 2), (2, 2), (1, 2)),
-    "patch": 1,
-}
+LTX, HUNYUAN = (PRESETS[name].model_dump() for name in ("ltx", "hunyuan"))
 TINY: dict[str, Any] = {
     "latent_channels": 2,
     "widths": (8, 4, 16),
@@ -36,6 +22,7 @@ TINY: dict[str, Any] = {
     "strides": ((1, 1), (2, 2)),
     "depthwise_kernel": 3,
 }
+DENSE = Parts(TurboVAEDConfig(**TINY), 1, separable=False)
 LAYOUTS = {
     "staged tail": TINY,
     "direct tail": {**TINY, "tail": "direct", "widths": (8, 4, 6)},
@@ -44,14 +31,27 @@ LAYOUTS = {
     "time by three": {**TINY, "patch": 1, "strides": ((3, 1), (1, 2))},
     "space alone": {**TINY, "patch": 1, "strides": ((1, 2), (1, 3))},
     "separable transitions": {**TINY, "separable_transitions": True, "depthwise_kernel": 5},
+    "mobile": {
+        **TINY,
+        "tail": "direct",
+        "separable": (True, True, True),
+        "separable_transitions": True,
+        "temporal_kernels": (3, 3, 1),
+        "normed": (True, True, False),
+        "activation": "relu",
+        "temporal_padding": "causal",
+    },
     "middle block alone": {**TINY, "patch": 1, "widths": (4,), "layers": (2,), "separable": (True,), "strides": ()},
 }
 
 
-@pytest.mark.parametrize(("layout", "published"), [(LTX, 41_896_023), (HUNYUAN, 40_687_811)], ids=["LTX", "Hunyuan"])
-def test_published_layouts_have_the_published_parameter_count(layout: dict[str, Any], published: int) -> None:
+@pytest.mark.parametrize(
+    ("preset", "published"),
+    [("ltx", 41_896_023), ("dc-ae", 45_831_383), ("hunyuan", 40_687_811), ("cogvideox", 40_687_811)],
+)
+def test_published_layouts_have_the_published_parameter_count(preset: str, published: int) -> None:
     with torch.device("meta"):
-        student = TurboVAED(TurboVAEDConfig(**layout))
+        student = TurboVAED(PRESETS[preset])
     assert sum(parameter.numel() for parameter in student.parameters()) == published
 
 
@@ -96,8 +96,8 @@ def test_published_layouts_give_the_published_shapes(layout: dict[str, Any]) -> 
 
 def test_upsampler_drops_the_first_frames_not_the_last() -> None:
     torch.manual_seed(0)
-    keeping = Upsampler3d(2, 3, 2, Conv3d, keep_first_frames=True)  # type: ignore[arg-type]
-    dropping = Upsampler3d(2, 3, 2, Conv3d, keep_first_frames=False)  # type: ignore[arg-type]
+    keeping = Upsampler3d(2, 3, 2, DENSE, keep_first_frames=True)
+    dropping = Upsampler3d(2, 3, 2, DENSE, keep_first_frames=False)
     dropping.load_state_dict(keeping.state_dict())
     x = torch.randn(1, 2, 2, 3, 3)
     assert keeping(x).shape == (1, 2, 6, 6, 6)
@@ -129,7 +129,7 @@ def test_every_frame_sees_its_neighbours_on_both_sides() -> None:
 
 
 def test_residual_block_of_one_width_is_the_identity_where_its_last_convolution_is_zero() -> None:
-    block = ResidualBlock(4, 4, Conv3d)  # type: ignore[arg-type]
+    block = ResidualBlock(4, 4, DENSE)
     nn.init.zeros_(block.conv2.conv.weight)
     nn.init.zeros_(block.conv2.conv.bias)
     x = torch.randn(1, 4, 2, 3, 3)
@@ -138,7 +138,7 @@ def test_residual_block_of_one_width_is_the_identity_where_its_last_convolution_
 
 
 def test_residual_block_that_changes_the_width_normalises_and_projects_its_shortcut() -> None:
-    block = ResidualBlock(4, 6, Conv3d)  # type: ignore[arg-type]
+    block = ResidualBlock(4, 6, DENSE)
     nn.init.zeros_(block.conv2.conv.weight)
     nn.init.zeros_(block.conv2.conv.bias)
     x = torch.randn(1, 4, 2, 3, 3)
@@ -167,6 +167,20 @@ def test_every_parameter_takes_part() -> None:
 def test_refuses_lists_whose_lengths_disagree(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="one entry a stage, strides one less"):
         validate(TurboVAEDConfig, {**TINY, **change}, "recipe.yaml")
+
+
+@pytest.mark.parametrize("change", [{"temporal_kernels": (3, 1)}, {"normed": (True,)}])
+def test_refuses_options_that_are_not_one_a_stage(change: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="needs one a stage, 3"):
+        validate(TurboVAEDConfig, {**TINY, **change}, "recipe.yaml")
+
+
+def test_a_stage_without_temporal_kernels_sees_single_frames() -> None:
+    config = TurboVAEDConfig(**{**TINY, "separable": (True,) * 3, "temporal_kernels": (1, 1, 1)})
+    stage = TurboVAED(config).mid_block
+    x = torch.randn(1, 8, 3, 4, 5)
+    alone = torch.cat([stage(x[:, :, t : t + 1]) for t in range(3)], dim=2)
+    torch.testing.assert_close(stage(x), alone)
 
 
 def test_refuses_a_last_width_that_a_staged_tail_cannot_halve_twice() -> None:
