@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import results_file
+from benchmarks.timing import interleaved
 from export import executorch, onnx
 from export.lowering import forms
 from export.lowering.constants import Weight
@@ -90,12 +90,7 @@ def measure(shape: tuple[int, ...], folder: Path) -> list[Row]:
             path = folder / f"{form}.{backend}"
             exporter.convert(program, path, ["x", "y"])
             calls[backend, form] = _call(exporter.load(path), x)
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-    for _ in range(ROUNDS):
-        for key, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[key].append(1e3 * (time.perf_counter() - start))
+    times = interleaved(calls, ROUNDS)
     name = f"{channels}→{out}, {frames}x{height}x{width}, {kernel}³" + (", depthwise" if groups > 1 else "")
     chosen = forms.choose(conv)
     rows = []

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import torch
 
 from benchmarks import results_file
+from benchmarks.timing import interleaved
 from benchmarks.video_models import MODELS
+from devices.host_runtimes import OnnxRuntime
 from export import onnx
 from export.lowering.lower import lower, program_of, to_frames
 from toolkit.cli.output import console, print_table
@@ -43,23 +41,12 @@ def measure(name: str, folder: Path) -> Row:
         frames = to_frames(latent)
         onnx.convert(program_of(lower(module, (latent,)), [frames]), folder / "lowered.onnx", ["latent", "frames"])
         onnx.convert(torch.export.export(module, (latent,)), folder / "native.onnx", ["latent", "frames"])
-    calls = [_call(folder / "lowered.onnx", frames.numpy()), _call(folder / "native.onnx", latent.numpy())]
-    times: list[list[float]] = [[], []]
-    for _ in range(ROUNDS + 2):
-        for call, taken in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            taken.append(1e3 * (time.perf_counter() - start))
-    lowered, native = (statistics.median(taken[2:]) for taken in times)
-    return Row(name, lowered, native, lowered / native)
-
-
-def _call(path: Path, latent: np.ndarray) -> Callable[[], object]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"latent": latent})
+    calls = {
+        "lowered": OnnxRuntime(folder / "lowered.onnx", [frames.numpy()], THREADS),
+        "native": OnnxRuntime(folder / "native.onnx", [latent.numpy()], THREADS),
+    }
+    times = {name: statistics.median(taken) for name, taken in interleaved(calls, ROUNDS).items()}
+    return Row(name, times["lowered"], times["native"], times["lowered"] / times["native"])
 
 
 def main(names: list[str]) -> bool:

@@ -16,15 +16,20 @@ from toolkit.files import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
 
-__all__ = ["processor", "update", "write"]
+__all__ = ["processor", "read", "update", "write"]
 
 
 def update(name: str, key: str, rows: Sequence[dict[str, Any]]) -> None:
     """Write `rows` into the result of the benchmark `name`, each in the place of the one with the same `key`."""
-    path = RESULTS / f"{name}.json"
-    held = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    found = {row[key]: row for row in [*held, *rows]}
+    found = {row[key]: row for row in [*read(name), *rows]}
     write(name, list(found.values()))
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """The rows of the last result of the benchmark `name`; none if there is none."""
+    path = RESULTS / f"{name}.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    return rows
 
 
 def write(name: str, rows: Sequence[dict[str, Any]]) -> None:

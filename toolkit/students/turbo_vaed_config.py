@@ -6,7 +6,7 @@ Source of the published layouts: the released configurations of Turbo-VAED (arXi
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -91,6 +91,24 @@ _PLAIN = TurboVAEDConfig(
     patch=1,
 )
 
+
+def _mobile(**layout: Any) -> TurboVAEDConfig:
+    """For LTX's latents, and what `python -m benchmarks.students` found to pay: every convolution separable but the
+    tail's, 3x3 in space; none in time, and no norm, where frames are large; ReLU; no frame sees a later one.
+    """
+    return TurboVAEDConfig(
+        latent_channels=128,
+        separable=(True,) * len(layout["widths"]),
+        strides=((1, 1), (2, 2), (2, 2), (2, 2)),
+        separable_transitions=True,
+        depthwise_kernel=3,
+        activation="relu",
+        tail="direct",
+        temporal_padding="causal",
+        **layout,
+    )
+
+
 #: `ltx`, `hunyuan`, `cogvideox` and `dc-ae` are the published four, which released weights fit.
 PRESETS = {
     "ltx": TurboVAEDConfig(
@@ -109,6 +127,18 @@ PRESETS = {
         separable=_DEPTHWISE_WHERE_WIDEST,
         strides=((1, 1), (2, 2), (2, 2), (1, 2)),
         keep_first_frames=True,
+    ),
+    "mobile-m": _mobile(
+        widths=(512, 512, 256, 128, 64),
+        layers=(2, 2, 3, 3, 3),
+        temporal_kernels=(3, 3, 3, 3, 1),
+        normed=(True, True, True, False, False),
+    ),
+    "mobile-s": _mobile(
+        widths=(384, 384, 192, 96, 48),
+        layers=(1, 2, 2, 2, 2),
+        temporal_kernels=(3, 3, 3, 1, 1),
+        normed=(True, True, True, False, False),
     ),
     "demo": TurboVAEDConfig(
         latent_channels=16,
