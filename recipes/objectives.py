@@ -6,11 +6,13 @@ The trainer wraps the whole task, so that gradients synchronise across processes
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from recipes.adversarial import Judged
 from recipes.alignment import Alignment, tapped
 from recipes.schema import AutoencoderObjective, AutoencoderSpec, ClipsSpec, ObjectiveSpec, Recipe, TurboVAEDSpec
 from recipes.teachers import diffusers_vae
@@ -19,7 +21,19 @@ from toolkit import students
 from toolkit.errors import UserError
 from toolkit.students import Student
 
-PIXEL_LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
+CHARBONNIER_EPS = 1e-3
+
+
+def charbonnier(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1, smooth where the error is below 1e-3: the mean of sqrt(e^2 + 1e-6)."""
+    return (prediction - target).square().add(CHARBONNIER_EPS**2).sqrt().mean()
+
+
+PIXEL_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "l1": F.l1_loss,
+    "mse": F.mse_loss,
+    "charbonnier": charbonnier,
+}
 
 Losses = dict[str, torch.Tensor]
 
@@ -35,8 +49,11 @@ class Task(nn.Module):
         """The VAE whose latents are decoded."""
 
     @abstractmethod
-    def forward(self, video: torch.Tensor) -> Losses:
-        """Weighted losses of a batch `(B, 3, T, H, W)` in [-1, 1]; their sum is minimised."""
+    def forward(self, video: torch.Tensor, judged: Judged | None = None) -> Losses:
+        """Weighted losses of a batch `(B, 3, T, H, W)` in [-1, 1]; their sum is minimised.
+
+        With `judged`, one of them is the adversarial loss of what the student decodes.
+        """
 
     @abstractmethod
     def latent(self, model: nn.Module, video: torch.Tensor) -> torch.Tensor:
@@ -66,7 +83,7 @@ class AutoencoderTask(Task):
         assert isinstance(self.student, DiffusersVAE)
         return self.student
 
-    def forward(self, video: torch.Tensor) -> Losses:
+    def forward(self, video: torch.Tensor, judged: Judged | None = None) -> Losses:
         posterior = self.vae.vae.encode(video).latent_dist
         decoded = self.vae.decode(posterior.sample())
         elements = posterior.mean[0].numel()
@@ -104,7 +121,7 @@ class DistillationTask(Task):
         self.teacher.eval()
         return self
 
-    def forward(self, video: torch.Tensor) -> Losses:
+    def forward(self, video: torch.Tensor, judged: Judged | None = None) -> Losses:
         needs_teacher_video = self.reconstruction.against == "teacher"
         with torch.no_grad(), tapped(self.teacher.decoder, [p.teacher for p in self.pairs]) as theirs:
             latent = self.teacher.encode(video)
@@ -115,6 +132,9 @@ class DistillationTask(Task):
         losses = {"reconstruction": self.reconstruction.weight * pixel_loss}
         if self.alignment is not None:
             losses["features"] = self.alignment(ours, theirs)
+        if judged is not None:
+            last = [weight for weight in self.student.parameters() if weight.ndim > 1][-1]
+            losses["adversarial"] = judged.loss(decoded, losses["reconstruction"], last)
         return losses
 
     def latent(self, model: nn.Module, video: torch.Tensor) -> torch.Tensor:

@@ -78,7 +78,7 @@ class DataSpec(StrictModel):
 class ReconstructionSpec(StrictModel):
     """Pixel loss of the student against the true video or against the teacher's decoding of it."""
 
-    loss: Literal["l1", "mse"] = "l1"
+    loss: Literal["l1", "mse", "charbonnier"] = "l1"
     against: Literal["video", "teacher"] = "video"
     weight: PositiveFloat = 1.0
 
@@ -104,13 +104,29 @@ class ObjectiveSpec(StrictModel):
     autoencoder: AutoencoderObjective | None = None
 
 
+class AdversarialSpec(StrictModel):
+    """A discriminator of `layers` levels, the first `width` wide, with a learning rate of its own.
+
+    `weight` multiplies the student's adversarial loss after its gradient was brought to that of the other losses.
+    """
+
+    weight: PositiveFloat = 0.05
+    lr: PositiveFloat = 1e-4
+    width: PositiveInt = 64
+    layers: int = Field(default=3, ge=1, le=5)
+
+
 class PhaseSpec(StrictModel):
-    """`steps` optimizer steps; the rate warms up over `warmup` steps and falls along a cosine to `final_lr`."""
+    """`steps` optimizer steps; the rate warms up over `warmup` steps and falls along a cosine to `final_lr`.
+
+    With `adversarial` the student learns at even steps of the phase and the discriminator at odd ones.
+    """
 
     steps: PositiveInt
     lr: PositiveFloat
     final_lr: PositiveFloat | None = None
     warmup: int = Field(default=0, ge=0)
+    adversarial: AdversarialSpec | None = None
 
 
 class TrainerSpec(StrictModel):
@@ -147,6 +163,11 @@ class Recipe(StrictModel):
         trains_vae = isinstance(self.student, AutoencoderSpec)
         if trains_vae != (self.objective.autoencoder is not None):
             raise ValueError("objective.autoencoder goes with student.kind diffusers_vae, and only with it")
+        judged = [phase.adversarial for phase in self.phases if phase.adversarial is not None]
+        if judged and trains_vae:
+            raise ValueError("phases.*.adversarial is for students: a VAE is trained on pixels alone")
+        if len({(spec.width, spec.layers) for spec in judged}) > 1:
+            raise ValueError("phases.*.adversarial: one discriminator serves all phases; give it one width and layers")
         if not trains_vae and self.teacher is None:
             raise ValueError("a student needs a teacher to learn from: add a 'teacher' section")
         if not trains_vae and self.objective.reconstruction is None:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from recipes import ema, evaluate
+from recipes.adversarial import Adversary, Judged
 from recipes.data.clips import Clips, FromStep, validation_windows
 from recipes.objectives import Task, build_task
 from recipes.result import save_result
@@ -74,12 +75,18 @@ def resolve(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"trainer": trainer})
 
 
-def learning_rate(phases: list[PhaseSpec], step: int) -> float:
-    """The rate of the optimizer step number `step` (from 0): linear warm-up, then a cosine to `final_lr`."""
+def phase_at(phases: list[PhaseSpec], step: int) -> tuple[PhaseSpec, int]:
+    """The phase of the optimizer step number `step` (from 0), and the step's number within it."""
     for phase in phases:
         if step < phase.steps:
             break
         step -= phase.steps
+    return phase, step
+
+
+def learning_rate(phases: list[PhaseSpec], step: int) -> float:
+    """The rate of the optimizer step number `step` (from 0): linear warm-up, then a cosine to `final_lr`."""
+    phase, step = phase_at(phases, step)
     if step < phase.warmup:
         return phase.lr * (step + 1) / phase.warmup
     final = phase.lr if phase.final_lr is None else phase.final_lr
@@ -107,6 +114,8 @@ class Trainer:
         optimizer = torch.optim.AdamW(learns, lr=1.0, betas=spec.betas, weight_decay=spec.weight_decay)
         self.wrapped, self.optimizer = self.fabric.setup(task, optimizer)
         self.average.to(self.fabric.device)
+        judged = next((phase.adversarial for phase in recipe.phases if phase.adversarial is not None), None)
+        self.adversary = Adversary(fabric, judged) if judged is not None else None
         self.step = 0
         self.best_psnr = -math.inf
 
@@ -120,6 +129,8 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best_psnr = state["step"], state["best_psnr"]
+            if self.adversary is not None:
+                self.adversary.load(state["adversary"])
         if self.fabric.is_global_zero:
             self.run.truncate_metrics(self.step)
 
@@ -169,17 +180,26 @@ class Trainer:
             yield [next(batches) for _ in range(spec.accumulate)]
 
     def _optimize(self, batches: list[torch.Tensor]) -> dict[str, float]:
-        """One optimizer step over accumulated micro-batches; returns the mean of each loss."""
+        """One optimizer step over accumulated micro-batches, of the student or in its turn of the discriminator.
+
+        Returns the mean of each loss.
+        """
         spec = self.recipe.trainer
         seeds = np.random.SeedSequence([spec.seed, self.step, self.fabric.global_rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         self.task.train()
+        phase, within = phase_at(self.recipe.phases, self.step)
+        if self.adversary is not None and phase.adversarial is not None and within % 2:
+            return self.adversary.step(self._pairs(batches), phase.adversarial.lr, self.step + 1)
+        judged = None
+        if self.adversary is not None and phase.adversarial is not None:
+            judged = Judged(self.adversary.score, phase.adversarial.weight)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe.phases, self.step)
         sums: dict[str, float] = {}
         for number, video in enumerate(batches):
             with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < len(batches)):
-                losses = self.wrapped(video)
+                losses = self.wrapped(video, judged)
                 self.fabric.backward(torch.stack(list(losses.values())).sum() / len(batches))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
@@ -188,6 +208,15 @@ class Trainer:
         self.optimizer.zero_grad()
         self.average.update_parameters(self.task.student)
         return sums
+
+    @torch.no_grad()
+    def _pairs(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """True videos and what the student makes of them."""
+        for video in batches:
+            with self.fabric.autocast():
+                latent = self.task.latent(self.task.student, video)
+                decoded = self.task.decode(self.task.student, latent)
+            yield video, decoded.to(video.dtype)
 
     def _clip(self, losses: dict[str, float]) -> None:
         """Clip the gradient; raises `CheckFailed` before anything is spoilt where loss or gradient are not finite."""
@@ -223,6 +252,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
                 "best_psnr": self.best_psnr,
+                **({} if self.adversary is None else {"adversary": self.adversary.state()}),
             }
             self.run.save_checkpoint(path, state)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import recipes
+from recipes import adversarial
 from recipes.rundir import RunDirectory
 from recipes.schema import PhaseSpec
 from recipes.trainer import Interrupted, learning_rate
@@ -85,9 +89,20 @@ def test_training_lowers_the_loss(write_recipe: RecipeWriter, tmp_path: Path) ->
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
+def with_adversary(recipe: dict[str, Any]) -> None:
+    """Three steps of pixels, then six in which student and discriminator take turns."""
+    recipe["phases"] = [
+        {"steps": 3, "lr": 1e-3},
+        {"steps": 6, "lr": 5e-4, "adversarial": {"width": 8, "layers": 2, "weight": 0.1, "lr": 1e-3}},
+    ]
+
+
 @pytest.mark.slow
-def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(write_recipe: RecipeWriter, tmp_path: Path) -> None:
-    path = write_recipe()
+@pytest.mark.parametrize("change", [lambda _recipe: None, with_adversary], ids=["one phase", "adversarial phase"])
+def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(
+    write_recipe: RecipeWriter, tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    path = write_recipe(change)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     recipes.distill(recipes.load_recipe(path), whole)
     command = [sys.executable, "-c", KILLED_AT_STEP, str(path), str(killed), "5"]
@@ -103,6 +118,46 @@ def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(write_recipe: RecipeWr
         torch.load(killed / "checkpoints" / "last.pt")["best_psnr"]
         == torch.load(whole / "checkpoints" / "last.pt")["best_psnr"]
     )
+
+
+def test_student_and_discriminator_learn_in_turn_and_the_accuracy_is_logged(
+    write_recipe: RecipeWriter, tmp_path: Path
+) -> None:
+    recipe = recipes.load_recipe(
+        write_recipe(with_adversary), ["trainer.checkpoint_every=1", "trainer.validate_every=9"]
+    )
+    kept: list[dict[str, Any]] = []
+    save = RunDirectory.save_checkpoint
+
+    def keep(self: RunDirectory, path: Path, state: dict[str, Any]) -> None:
+        if path == self.last:
+            kept.append(copy.deepcopy({"student": state["task"], "discriminator": state["adversary"]["discriminator"]}))
+        save(self, path, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "save_checkpoint", keep)
+        recipes.distill(recipe, tmp_path / "run")
+
+    def changed(step: int, part: str) -> bool:
+        return any(not torch.equal(kept[step][part][name], kept[step - 1][part][name]) for name in kept[0][part])
+
+    assert [changed(step, "student") for step in range(3, 9)] == [True, False] * 3
+    assert [changed(step, "discriminator") for step in range(1, 9)] == [False] * 3 + [True, False] * 2 + [True]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [row["discriminator_accuracy"] for row in rows if "discriminator_accuracy" in row]
+    assert len(accuracies) == 3
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    assert sum("adversarial" in row for row in rows) == 3
+
+
+def test_a_discriminator_that_is_always_right_stops_the_run_with_advice(
+    write_recipe: RecipeWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adversarial, "SATURATED", 0.0)
+    monkeypatch.setattr(adversarial, "WINDOW", 2)
+    recipe = recipes.load_recipe(write_recipe(with_adversary))
+    with pytest.raises(CheckFailed, match=r"discriminator told .* Lower phases\.\*\.adversarial\.lr"):
+        recipes.distill(recipe, tmp_path / "run")
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(
