@@ -1,37 +1,64 @@
 """Feature alignment: the student's block outputs are pulled to the teacher's through linear projection heads.
 
-Source: Turbo-VAED (arXiv 2508.09136), decoder-only distillation; its head is two 1x1x1 convolutions with no
-activation between them.
+Source: Turbo-VAED (arXiv 2508.09136), decoder-only distillation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from recipes.heads import Head
 from recipes.schema import FeatureSpec
 from toolkit.errors import UserError
 
 Features = dict[str, torch.Tensor]
 
 
+def joined_in_time(calls: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A block's outputs during one pass, joined along dimension 2; images, of rank 4, along their batch.
+
+    Raises `UserError` where they differ in more than this dimension.
+    """
+    if len(calls) == 1:
+        return calls[0]
+    dim = 2 if calls[0].ndim == 5 else 0
+    others = {call.shape[:dim] + call.shape[dim + 1 :] for call in calls}
+    if len(others) > 1:
+        shapes = ", ".join(sorted({str(list(call.shape)) for call in calls}))
+        raise UserError(
+            f"objective.features: one block gives {shapes} in one pass, which are no parts of one video; "
+            "name the block around it"
+        )
+    return torch.cat(list(calls), dim)
+
+
 @contextmanager
-def tapped(module: nn.Module, names: Sequence[str]) -> Iterator[Features]:
-    """While open, every forward of `module` leaves the outputs of its submodules `names` in the yielded dict."""
+def tapped(
+    module: nn.Module, names: Sequence[str], join: Callable[[Sequence[torch.Tensor]], torch.Tensor] = joined_in_time
+) -> Iterator[Features]:
+    """Taps on the submodules `names` of `module`: closing fills the yielded dict with their outputs since opening.
+
+    `join` makes one tensor of the outputs of a block that was called several times, as decoders do that go frame by
+    frame. A block that gives a tuple is known by the first of it; one that was not called is missing.
+    """
     features: Features = {}
+    calls: dict[str, list[torch.Tensor]] = {}
     handles = []
-    for name in names:
-
-        def keep(_module: nn.Module, _args: object, output: torch.Tensor, name: str = name) -> None:
-            features[name] = output
-
-        handles.append(_submodule(module, name).register_forward_hook(keep))
     try:
+        for name in names:
+
+            def keep(_module: nn.Module, _args: object, output: Any, name: str = name) -> None:
+                calls.setdefault(name, []).append(output[0] if isinstance(output, tuple) else output)
+
+            handles.append(_submodule(module, name).register_forward_hook(keep))
         yield features
+        features.update({name: join(outputs) for name, outputs in calls.items()})
     finally:
         for handle in handles:
             handle.remove()
@@ -55,13 +82,13 @@ class Alignment(nn.Module):
                         f"objective.features: {side} block '{name}' gives no video feature (a list of blocks is "
                         f"never called; name one of them, such as {name}.0)"
                     )
-            ours, theirs = student[pair.student].shape, teacher[pair.teacher].shape
-            if ours[2:] != theirs[2:]:
+            try:
+                heads.append(Head(student[pair.student].shape, teacher[pair.teacher].shape))
+            except ValueError as error:
                 raise UserError(
-                    f"objective.features: student {pair.student} is {list(ours[2:])} (T, h, w) and teacher "
-                    f"{pair.teacher} is {list(theirs[2:])}; pair blocks of the same resolution"
-                )
-            heads.append(nn.Sequential(nn.Conv3d(ours[1], theirs[1], 1), nn.Conv3d(theirs[1], theirs[1], 1)))
+                    f"objective.features: student {pair.student} does not fit teacher {pair.teacher} ({error}); pair a "
+                    "block of the student with one of the same resolution, or of a whole multiple of it"
+                ) from error
         self.heads = nn.ModuleList(heads)
 
     def forward(self, student: Features, teacher: Features) -> torch.Tensor:

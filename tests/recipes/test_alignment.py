@@ -31,10 +31,17 @@ def test_the_relative_error_of_zeros_is_one_at_any_scale() -> None:
         assert relative_mse(torch.zeros_like(target), scale * target) == pytest.approx(1.0, rel=1e-5)
 
 
-def test_blocks_of_different_resolution_are_refused_with_both_sizes() -> None:
+def test_blocks_of_resolutions_without_a_whole_factor_are_refused_with_both_sizes() -> None:
     pair = FeatureSpec(student="a", teacher="b")
-    with pytest.raises(UserError, match=r"\[2, 4, 4\].*\[2, 8, 8\]"):
-        Alignment([pair], {"a": torch.zeros(1, 2, 2, 4, 4)}, {"b": torch.zeros(1, 2, 2, 8, 8)})
+    with pytest.raises(UserError, match=r"student a does not fit teacher b \(4x4 does not become 6x6"):
+        Alignment([pair], {"a": torch.zeros(1, 2, 2, 4, 4)}, {"b": torch.zeros(1, 2, 2, 6, 6)})
+
+
+def test_a_teacher_that_has_upsampled_already_is_met_on_its_own_grid() -> None:
+    pair = FeatureSpec(student="a", teacher="b")
+    ours, theirs = torch.randn(1, 2, 2, 4, 4), torch.randn(1, 3, 3, 8, 8)
+    alignment = Alignment([pair], {"a": ours}, {"b": theirs})
+    assert torch.isfinite(alignment({"a": ours}, {"b": theirs}))
 
 
 def test_a_list_of_blocks_is_refused_since_it_is_never_called() -> None:
