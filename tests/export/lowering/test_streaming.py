@@ -187,8 +187,9 @@ def test_decoders_of_diffusers_that_look_back_stream_exactly(name: str, config: 
         {},
         {"keep_first_frames": True},
         {"strides": [(1, 1), (4, 1)], "depthwise_kernel": 5, "separable": [True, True, False]},
+        {"temporal_kernels": [3, 3, 1], "normed": [True, True, False], "activation": "relu"},
     ],
-    ids=["demo", "all frames kept", "four frames a step"],
+    ids=["demo", "all frames kept", "four frames a step", "mobile"],
 )
 def test_the_causal_student_streams_exactly(overrides: dict[str, object]) -> None:
     config = {"latent_channels": 4, "widths": [16, 16, 16], "temporal_padding": "causal", **overrides}

@@ -67,6 +67,18 @@ def test_factors_are_the_products_of_the_strides_and_the_patch(
     assert (config.temporal_factor, config.spatial_factor) == (temporal, spatial)
 
 
+@pytest.mark.parametrize("preset", ["mobile-m", "mobile-s"])
+def test_mobile_layouts_decode_the_latents_of_ltx_and_look_back_only(preset: str) -> None:
+    config = PRESETS[preset]
+    assert (config.latent_channels, config.temporal_factor, config.spatial_factor) == (128, 8, 32)
+    assert not [width for width in config.widths if width % 16]
+    student = TurboVAED(config.model_copy(update={"widths": (16,) * 5}))
+    latent = torch.randn(1, 128, 2, 2, 2, requires_grad=True)
+    student(latent)[:, :, 0].sum().backward()
+    assert latent.grad is not None
+    assert (latent.grad[0].abs().amax(dim=(0, 2, 3)) > 0).tolist() == [True, False]
+
+
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_first_frame_stays_one_frame_and_each_further_one_becomes_as_many_as_the_factor(name: str, frames: int) -> None:
