@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes.adversarial import Judged
-from recipes.alignment import Alignment, tapped
+from recipes.alignment import Alignment, Features, tapped
 from recipes.schema import AutoencoderObjective, AutoencoderSpec, ClipsSpec, ObjectiveSpec, Recipe, TurboVAEDSpec
 from recipes.teachers import diffusers_vae
 from recipes.teachers.diffusers_vae import DiffusersVAE
@@ -63,6 +63,10 @@ class Task(nn.Module):
     def decode(self, model: nn.Module, latent: torch.Tensor) -> torch.Tensor:
         """The video that `model` (the student or its average) makes of the latent."""
 
+    def fault(self, video: torch.Tensor) -> str | None:
+        """What, beside training itself, makes losses of this batch that are not finite; None where nothing does."""
+        return None if video.isfinite().all() else "a clip holds values that are not finite"
+
     def trainable_state(self) -> dict[str, torch.Tensor]:
         """Everything that learns, by name: the student, and heads that only training needs."""
         learns = {name for name, p in self.named_parameters() if p.requires_grad}
@@ -84,12 +88,12 @@ class AutoencoderTask(Task):
         return self.student
 
     def forward(self, video: torch.Tensor, judged: Judged | None = None) -> Losses:
-        posterior = self.vae.vae.encode(video).latent_dist
+        posterior = self.vae.posterior(video)
         decoded = self.vae.decode(posterior.sample())
         elements = posterior.mean[0].numel()
         return {
             "reconstruction": PIXEL_LOSSES[self.objective.loss](decoded, video),
-            "kl": self.objective.kl * posterior.kl().mean() / elements,
+            "kl": self.objective.kl * posterior.kl().mean().to(decoded.device) / elements,
         }
 
     def latent(self, model: nn.Module, video: torch.Tensor) -> torch.Tensor:
@@ -123,9 +127,11 @@ class DistillationTask(Task):
 
     def forward(self, video: torch.Tensor, judged: Judged | None = None) -> Losses:
         needs_teacher_video = self.reconstruction.against == "teacher"
-        with torch.no_grad(), tapped(self.teacher.decoder, [p.teacher for p in self.pairs]) as theirs:
+        theirs: Features = {}
+        with torch.no_grad():
             latent = self.teacher.encode(video)
-            target = self.teacher.decode(latent) if needs_teacher_video or self.pairs else video
+            if needs_teacher_video or self.pairs:
+                target, theirs = self.teacher.decode_with_features(latent, [p.teacher for p in self.pairs])
         with tapped(self.student, [p.student for p in self.pairs]) as ours:
             decoded = self.student(latent)
         pixel_loss = PIXEL_LOSSES[self.reconstruction.loss](decoded, target if needs_teacher_video else video)
@@ -146,13 +152,21 @@ class DistillationTask(Task):
         return video
 
     @torch.no_grad()
+    def fault(self, video: torch.Tensor) -> str | None:
+        latent = self.teacher.encode(video)
+        if super().fault(video) is None and not latent.isfinite().all():
+            return "the teacher's latent of a clip is not finite: check teacher.weights"
+        if super().fault(video) is None and not self.teacher.decode(latent).isfinite().all():
+            return "the teacher's video of a clip is not finite: check teacher.weights"
+        return super().fault(video)
+
+    @torch.no_grad()
     def _fit_heads(self, probe: ClipsSpec) -> Alignment:
         """Heads sized by one pass over zeros: block widths are facts of the models, not of the recipe."""
         side = self.teacher.spatial_factor * 4
         video = torch.zeros(1, 3, probe.frames, side, side)
-        with tapped(self.teacher.decoder, [p.teacher for p in self.pairs]) as theirs:
-            latent = self.teacher.encode(video)
-            self.teacher.decode(latent)
+        latent = self.teacher.encode(video)
+        _, theirs = self.teacher.decode_with_features(latent, [p.teacher for p in self.pairs])
         with tapped(self.student, [p.student for p in self.pairs]) as ours:
             self.student(latent)
         return Alignment(self.pairs, ours, theirs)

@@ -203,7 +203,7 @@ class Trainer:
                 self.fabric.backward(torch.stack(list(losses.values())).sum() / len(batches))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
-        self._clip(sums)
+        self._clip(sums, batches)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update_parameters(self.task.student)
@@ -218,7 +218,7 @@ class Trainer:
                 decoded = self.task.decode(self.task.student, latent)
             yield video, decoded.to(video.dtype)
 
-    def _clip(self, losses: dict[str, float]) -> None:
+    def _clip(self, losses: dict[str, float], batches: list[torch.Tensor]) -> None:
         """Clip the gradient; raises `CheckFailed` before anything is spoilt where loss or gradient are not finite."""
         spec = self.recipe.trainer
         limit = math.inf if spec.clip_grad is None else spec.clip_grad
@@ -226,6 +226,9 @@ class Trainer:
         scales_losses = spec.precision == "16-mixed"  # whose scaler meets infinite gradients, and skips them
         gradient_holds = norm is None or scales_losses or math.isfinite(float(norm))
         if not (gradient_holds and math.isfinite(sum(losses.values()))):
+            fault = next(filter(None, map(self.task.fault, batches)), None)
+            if fault is not None:
+                raise CheckFailed(f"training stopped at step {self.step + 1}: {fault}")
             raise CheckFailed(
                 f"training diverged at step {self.step + 1} (loss {sum(losses.values()):.3g}); lower phases.*.lr and "
                 "name another --output"

@@ -20,6 +20,35 @@ def test_taps_hold_the_named_outputs_and_leave_no_hook_behind() -> None:
     assert not network[0]._forward_hooks
 
 
+def test_outputs_of_a_block_called_several_times_are_joined_in_time() -> None:
+    network = nn.Sequential(nn.Conv3d(2, 3, 1))
+    x = torch.randn(2, 2, 5, 4, 4)
+    with tapped(network, ["0"]) as features:
+        for part in x.split(2, dim=2):
+            network(part)
+    assert torch.equal(features["0"], network(x))
+
+
+def test_a_block_that_gives_a_tuple_is_known_by_the_first_of_it() -> None:
+    class Cached(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return 2 * x, None
+
+    x = torch.randn(1, 2, 2, 4, 4)
+    block = Cached()
+    with tapped(nn.ModuleDict({"block": block}), ["block"]) as features:
+        block(x)
+    assert torch.equal(features["block"], 2 * x)
+
+
+def test_a_block_whose_outputs_are_no_parts_of_one_video_is_refused() -> None:
+    network = nn.Sequential(nn.ReLU())
+    parts = [torch.zeros(1, 2, 2, 4, 4), torch.zeros(1, 3, 2, 4, 4)]
+    with pytest.raises(UserError, match="name the block around it"), tapped(network, ["0"]):
+        _ = [network(part) for part in parts]
+    assert not network[0]._forward_hooks
+
+
 def test_an_unknown_block_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"no block 'mid'.*Known: 0"), tapped(nn.Sequential(nn.ReLU()), ["mid"]):
         pass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import recipes
 from recipes import adversarial
@@ -236,6 +238,49 @@ def test_a_diverging_run_stops_and_names_the_remedy(write_recipe: RecipeWriter, 
     with pytest.raises(CheckFailed, match=r"diverged at step \d+ .*lower phases"):
         recipes.distill(recipes.load_recipe(path), tmp_path / "run")
     assert not (tmp_path / "run" / "student.safetensors").exists()
+
+
+def test_a_teacher_that_gives_no_numbers_is_named(
+    write_recipe: RecipeWriter, teacher_folder: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(teacher_folder, broken)
+    weights = load_file(broken / "diffusion_pytorch_model.safetensors")
+    weights["encoder.conv_in.conv.bias"].fill_(float("nan"))
+    save_file(weights, broken / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    path = write_recipe(lambda r: r["teacher"].update(weights=str(broken)))
+    with pytest.raises(
+        CheckFailed, match=r"stopped at step 1: the teacher's latent .* not finite: check teacher\.weights"
+    ):
+        recipes.distill(recipes.load_recipe(path), tmp_path / "run")
+
+
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
+    write_recipe: RecipeWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipes.load_recipe(write_recipe())
+    log = RunDirectory.log
+
+    def no_space(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+
+        def fill_at_step_4(self: RunDirectory, row: dict[str, float | int]) -> None:
+            log(self, row)
+            if row["step"] == 4:
+                patch.setattr(os, "fsync", no_space)
+
+        patch.setattr(RunDirectory, "log", fill_at_step_4)
+        with pytest.raises(OSError, match="No space left"):
+            recipes.distill(recipe, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert torch.load(checkpoints / "last.pt")["step"] == 2
+    assert not [path for path in checkpoints.iterdir() if path.name.startswith(".")]
+    recipes.distill(recipe, tmp_path / "run", resume=True)
+    recipes.distill(recipe, tmp_path / "whole")
+    ours, theirs = (tmp_path / name / "student.safetensors" for name in ("run", "whole"))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_a_student_that_cannot_decode_the_latents_is_refused(write_recipe: RecipeWriter, tmp_path: Path) -> None:
