@@ -10,7 +10,8 @@ from torch import nn
 
 from recipes.objectives import DistillationTask, Task
 from toolkit import metrics
-from toolkit.evaluation import Evaluation, Scores
+from toolkit.evaluation import Evaluation, Scores, mean_scores
+from toolkit.lpips import Lpips
 from toolkit.progress import track
 from toolkit.video import write_strip
 
@@ -38,11 +39,11 @@ def validate(task: Task, student: nn.Module, clips: list[torch.Tensor]) -> tuple
     for clip in clips:
         latent = task.latent(student, clip[None].to(device))
         decoded = task.decode(student, latent)[0].cpu()
-        scores.append(_scores(decoded, clip))
+        scores.append(score(decoded, clip))
         if not columns:
             teacher = [task.teacher.decode(latent)[0].cpu()] if isinstance(task, DistillationTask) else []
             columns = [clip, *teacher, decoded]
-    return _mean(scores), Strip(columns)
+    return mean_scores(scores), Strip(columns)
 
 
 @torch.no_grad()
@@ -63,10 +64,10 @@ def evaluate_task(
         for number, clip in enumerate(clips):
             latent = task.latent(student, clip[None].to(device))
             outputs = {"student": task.decode(student, latent)[0].cpu()}
-            ours.append(_scores(outputs["student"], clip))
+            ours.append(score(outputs["student"], clip))
             if teacher is not None:
                 outputs["teacher"] = teacher.decode(latent)[0].cpu()
-                theirs.append(_scores(outputs["teacher"], clip))
+                theirs.append(score(outputs["teacher"], clip))
             if number < SAMPLES_KEPT:
                 tensors[f"latent.{number}"] = latent.float().cpu()
                 for name, video in {"truth": clip, **outputs}.items():
@@ -75,24 +76,24 @@ def evaluate_task(
     evaluation = Evaluation(
         clips=len(clips),
         frames=sum(clip.shape[1] for clip in clips),
-        student=_mean(ours),
-        teacher=_mean(theirs) if theirs else None,
-        student_params=_count(student),
-        teacher_params=_count(teacher.decoder) if teacher is not None else None,
+        student=mean_scores(ours),
+        teacher=mean_scores(theirs) if theirs else None,
+        student_params=parameters(student),
+        teacher_params=parameters(teacher.decoder) if teacher is not None else None,
     )
     return evaluation, tensors
 
 
-def _scores(decoded: torch.Tensor, clip: torch.Tensor) -> Scores:
-    return Scores(psnr_db=metrics.psnr(decoded, clip), ssim=metrics.ssim(decoded, clip))
-
-
-def _mean(scores: list[Scores]) -> Scores:
+def score(decoded: torch.Tensor, clip: torch.Tensor, lpips: Lpips | None = None) -> Scores:
+    """The scores of one decoded clip `(3, T, H, W)` against the true one."""
     return Scores(
-        psnr_db=sum(s.psnr_db for s in scores) / len(scores),
-        ssim=sum(s.ssim for s in scores) / len(scores),
+        psnr_db=metrics.psnr(decoded, clip),
+        ssim=metrics.ssim(decoded, clip),
+        tpsnr_db=metrics.tpsnr(decoded, clip),
+        lpips=lpips(decoded, clip) if lpips is not None else None,
     )
 
 
-def _count(module: nn.Module) -> int:
+def parameters(module: nn.Module) -> int:
+    """How many parameters a module has."""
     return sum(p.numel() for p in module.parameters())

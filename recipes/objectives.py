@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from recipes.adversarial import Judged
 from recipes.alignment import Alignment, Features, tapped
+from recipes.perceptual import perceptual_distance, perceptual_network, structural_similarity
 from recipes.schema import AutoencoderObjective, AutoencoderSpec, ClipsSpec, ObjectiveSpec, Recipe, TurboVAEDSpec
 from recipes.teachers import diffusers_vae
 from recipes.teachers.diffusers_vae import DiffusersVAE
@@ -115,6 +116,8 @@ class DistillationTask(Task):
         self.reconstruction = objective.reconstruction
         self.pairs = objective.features
         self.alignment = self._fit_heads(probe) if objective.features else None
+        self.ssim, self.perceptual = objective.ssim, objective.perceptual
+        self.lpips = perceptual_network(objective.perceptual.net) if objective.perceptual else None
 
     @property
     def vae(self) -> DiffusersVAE:
@@ -136,6 +139,10 @@ class DistillationTask(Task):
             decoded = self.student(latent)
         pixel_loss = PIXEL_LOSSES[self.reconstruction.loss](decoded, target if needs_teacher_video else video)
         losses = {"reconstruction": self.reconstruction.weight * pixel_loss}
+        if self.ssim is not None:
+            losses["ssim"] = self.ssim.weight * (1 - structural_similarity(decoded, video))
+        if self.perceptual is not None and self.lpips is not None:
+            losses["perceptual"] = self.perceptual.weight * perceptual_distance(self.lpips, decoded, video)
         if self.alignment is not None:
             losses["features"] = self.alignment(ours, theirs)
         if judged is not None:

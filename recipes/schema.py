@@ -91,6 +91,19 @@ class FeatureSpec(StrictModel):
     weight: PositiveFloat = 1.0
 
 
+class PerceptualSpec(StrictModel):
+    """LPIPS of the student's frames against the true ones, by the features of `net`."""
+
+    net: Literal["alex", "vgg", "squeeze"] = "vgg"
+    weight: PositiveFloat = 1.0
+
+
+class SsimSpec(StrictModel):
+    """1 - SSIM of the student's frames against the true ones."""
+
+    weight: PositiveFloat = 1.0
+
+
 class AutoencoderObjective(StrictModel):
     """Reconstruction through both halves of a VAE, with a small pull of the latents to unit scale."""
 
@@ -100,6 +113,8 @@ class AutoencoderObjective(StrictModel):
 
 class ObjectiveSpec(StrictModel):
     reconstruction: ReconstructionSpec | None = None
+    perceptual: PerceptualSpec | None = None
+    ssim: SsimSpec | None = None
     features: list[FeatureSpec] = []
     autoencoder: AutoencoderObjective | None = None
 

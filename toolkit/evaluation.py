@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from pydantic import ConfigDict
 
 from toolkit.errors import UserError
 from toolkit.schema import StrictModel, validate_json
@@ -11,10 +16,17 @@ EVALUATION_FILE = "evaluation.json"
 
 
 class Scores(StrictModel):
-    """Reconstruction quality against the true video: PSNR in dB and SSIM, means over frames."""
+    """Reconstruction quality against the true video, means over frames; `toolkit.metrics` defines each.
+
+    `tpsnr_db` is None for single frames, `lpips` where it was not computed. Infinite values are strings in JSON.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     psnr_db: float
     ssim: float
+    tpsnr_db: float | None = None
+    lpips: float | None = None
 
 
 class Evaluation(StrictModel):
@@ -26,6 +38,22 @@ class Evaluation(StrictModel):
     teacher: Scores | None
     student_params: int
     teacher_params: int | None
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """The mean of each metric over at least one clip; None where a clip lacks it."""
+    means = {}
+    for name in Scores.model_fields:
+        values = [getattr(clip, name) for clip in scores]
+        means[name] = None if None in values else float(np.mean(values))
+    return Scores.model_validate(means)
+
+
+def retention(student: float, teacher: float) -> float | None:
+    """The share of the teacher's figure that the student keeps, in per cent; None where there is no such share."""
+    if not (math.isfinite(student) and math.isfinite(teacher)) or teacher <= 0:
+        return None
+    return 100 * student / teacher
 
 
 def read_evaluation(run: Path) -> Evaluation:

@@ -6,19 +6,62 @@ Frames are `(T, 3, H, W)` uint8; a video for a model is `(3, T, H, W)` float in 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from PIL import Image
 
 from toolkit.errors import UserError
 from toolkit.files import write_atomic
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says of its video: `frames` is declared or counted in packets, and can differ from what decodes."""
+
+    frames: int
+    height: int
+    width: int
+
+
+def probe(path: Path) -> VideoInfo:
+    """Length and size of a video without decoding it; raises `UserError` where `path` is no video file."""
+    with _opened(path) as (container, stream):
+        frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+        return VideoInfo(frames, stream.height, stream.width)
+
+
+def iterate_video(
+    path: Path, start: int = 0, stop: int | None = None, size: tuple[int, int] | None = None
+) -> Iterator[np.ndarray]:
+    """Decode frames `start` to `stop` one at a time, `(H, W, 3)` uint8, resized to `size` by area averaging.
+
+    Raises `UserError` as `read_video` does; what only the end of the file shows is raised after the last frame.
+    """
+    decoded = 0
+    with _opened(path) as (container, stream):
+        declared = stream.frames
+        for frame in islice(container.decode(video=0), stop):
+            if frame.is_corrupt:
+                raise UserError(f"{path}: frame {decoded} is damaged; re-encode the file or copy it again")
+            decoded += 1
+            if decoded > start:
+                yield _to_array(frame, size)
+    if stop is None and decoded < declared:
+        raise UserError(f"{path}: breaks off after {decoded} of {declared} frames; re-encode it or copy it again")
+    if decoded <= start or (stop is not None and decoded < stop):
+        wanted = f"frames {start} to {stop}" if stop is not None else f"frames from {start} on"
+        raise UserError(f"{path}: has only {decoded} frames; {wanted} were asked for")
 
 
 def read_video(
@@ -29,30 +72,27 @@ def read_video(
     Returns `(T, 3, H, W)` uint8. Raises `UserError` if the file is missing, is not a video, breaks off
     while decoding, or has fewer frames than asked for.
     """
+    return stack_frames(list(iterate_video(path, start, stop, size)))
+
+
+def stack_frames(frames: Sequence[np.ndarray]) -> torch.Tensor:
+    """Frames `(H, W, 3)` to one tensor `(T, 3, H, W)`, contiguous."""
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The file and its first video stream; what goes wrong in the decoder while it is open is a `UserError`."""
     if not path.is_file():
         raise UserError(f"{path}: no such video file")
-    decoded = 0
-    frames = []
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise UserError(f"{path}: holds no video stream")
-            declared = container.streams.video[0].frames
-            for frame in islice(container.decode(video=0), stop):
-                if frame.is_corrupt:
-                    raise UserError(f"{path}: frame {decoded} is damaged; re-encode the file or copy it again")
-                if decoded >= start:
-                    frames.append(_to_array(frame, size))
-                decoded += 1
+            yield container, container.streams.video[0]
     except av.FFmpegError as error:
         reason = error.strerror or "decoder error"
         raise UserError(f"{path}: cannot be decoded as a video ({reason}); re-encode it or copy it again") from error
-    if stop is None and decoded < declared:
-        raise UserError(f"{path}: breaks off after {decoded} of {declared} frames; re-encode it or copy it again")
-    if not frames or (stop is not None and decoded < stop):
-        wanted = f"frames {start} to {stop}" if stop is not None else f"frames from {start} on"
-        raise UserError(f"{path}: has only {decoded} frames; {wanted} were asked for")
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 
 def find_videos(path: Path) -> list[Path]:

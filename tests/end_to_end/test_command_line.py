@@ -329,3 +329,34 @@ def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) ->
 
     assert handheld("--version") == 0
     assert capsys.readouterr().out.strip() == f"handheld {version('handheld')}"
+
+
+def test_evaluate_sets_the_student_beside_its_teacher(
+    finished_run: Path, clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = ["evaluate", finished_run, "--data", clip_file, "--size", "32x48", "--output", tmp_path / "out"]
+    assert handheld(*evaluate) == 0
+    shown = capsys.readouterr().out
+    assert "4 clips of 5 frames, 32x48" in shown
+    assert "student / teacher" in shown
+    assert handheld(*evaluate, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert printed["retention_percent"].keys() == {"psnr_db", "ssim"}
+
+
+@pytest.mark.parametrize("size", ["32", "32x", "0x32", "32x32x32"])
+def test_a_malformed_size_is_refused(size: str, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "256x256" in refusal(capsys, 2, "evaluate", finished_run, "--size", size)
+
+
+def test_evaluate_refuses_what_it_cannot_score(
+    finished_run: Path, clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no run directory" in refusal(capsys, 2, "evaluate", tmp_path)
+    assert "--frames" in refusal(capsys, 2, "evaluate", finished_run, "--data", clip_file, "--frames", "99")
+    assert "no such video" in refusal(capsys, 2, "evaluate", finished_run, "--data", tmp_path / "absent.mp4")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(finished_run / "recipe.yaml", unfinished)
+    assert "--resume" in refusal(capsys, 2, "evaluate", unfinished)

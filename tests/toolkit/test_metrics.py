@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from toolkit.metrics import psnr, ssim
+from toolkit.metrics import psnr, ssim, tpsnr
 
 
 def noise(seed: int, *shape: int, spread: float = 1.0) -> torch.Tensor:
@@ -26,8 +28,8 @@ def numpy_psnr(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def numpy_ssim(x: np.ndarray, y: np.ndarray) -> float:
-    """Of planes `(N, H, W)`: Wang et al. 2004, an 11x11 Gaussian window of sigma 1.5, range 2, borders reflected."""
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    """Of planes `(N, H, W)` in [0, 1]: Wang et al. 2004, an 11x11 Gaussian window of sigma 1.5, borders reflected."""
+    c1, c2 = 0.01**2, 0.03**2
     line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = np.outer(line, line) / np.outer(line, line).sum()
 
@@ -112,14 +114,58 @@ def test_half_precision_is_scored_in_single_precision(metric: object) -> None:
 def test_ssim_is_the_published_formula() -> None:
     target = noise(3, 3, 2, 14, 17)
     prediction = (target * 0.7 + noise(4, 3, 2, 14, 17, spread=0.2) + 0.05).clamp(-1, 1)
-    expected = numpy_ssim(
-        prediction.numpy().reshape(6, 14, 17).astype(np.float64), target.numpy().reshape(6, 14, 17).astype(np.float64)
-    )
+    planes = [(video.numpy().reshape(6, 14, 17).astype(np.float64) + 1) / 2 for video in (prediction, target)]
+    expected = numpy_ssim(*planes)
     assert ssim(prediction, target) == pytest.approx(expected, abs=1e-4)
 
 
 def test_ssim_of_two_flat_greys_is_the_luminance_term() -> None:
     dark, bright = 0.2, 0.6
-    expected = (2 * dark * bright + 0.0004) / (dark**2 + bright**2 + 0.0004)
+    expected = (2 * dark * bright + 0.0001) / (dark**2 + bright**2 + 0.0001)
     flat = torch.ones(3, 1, 12, 12)
-    assert ssim(flat * bright, flat * dark) == pytest.approx(expected, abs=1e-4)
+    assert ssim(flat * (2 * bright - 1), flat * (2 * dark - 1)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_tpsnr_of_an_exact_or_evenly_shifted_video_is_infinite() -> None:
+    target = (noise(0, 3, 3, 8, 8) * 64).round() / 128  # sums of these are exact
+    assert tpsnr(target, target) == math.inf
+    assert tpsnr(target + 0.25, target) == math.inf
+
+
+def test_tpsnr_of_a_flicker_is_the_closed_form() -> None:
+    still, flicker = torch.zeros(3, 4, 8, 8), 0.1
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None, None]
+    change = flicker  # from +0.1 to -0.1 in [-1, 1], as a part of [0, 1]
+    assert tpsnr(still + flicker * signs, still) == pytest.approx(20 * math.log10(2 / change), abs=1e-3)
+
+
+def test_a_video_frozen_in_time_loses_tpsnr_by_the_motion_it_misses() -> None:
+    target = noise(5, 3, 4, 8, 8)
+    frozen = target[:, :1].expand_as(target)
+    missed = (target.diff(dim=1) / 2).numpy().astype(np.float64) ** 2
+    expected = np.mean([10 * math.log10(4 / missed[:, t].mean()) for t in range(3)])
+    assert tpsnr(frozen, target) == pytest.approx(expected, abs=1e-3)
+    moving = tpsnr(target + noise(6, 3, 4, 8, 8, spread=0.1), target)
+    assert moving is not None
+    assert expected < moving
+
+
+def test_tpsnr_looks_at_each_video_of_a_batch_alone() -> None:
+    target, prediction = noise(0, 2, 3, 3, 8, 8), noise(1, 2, 3, 3, 8, 8)
+    alone = [tpsnr(prediction[index], target[index]) for index in range(2)]
+    assert tpsnr(prediction, target) == pytest.approx(sum(x for x in alone if x is not None) / 2, abs=1e-4)
+
+
+def test_a_single_frame_has_no_tpsnr() -> None:
+    assert tpsnr(noise(0, 3, 1, 8, 8), noise(1, 3, 1, 8, 8)) is None
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_it_is_the_metric_of_frames_between_0_and_1(metric: Callable[..., float]) -> None:
+    target, prediction = noise(0, 3, 3, 12, 12), noise(1, 3, 3, 12, 12)
+    ours, theirs = ((video.transpose(0, 1) + 1) / 2 for video in (prediction, target))
+    if metric is ssim:
+        expected = structural_similarity_index_measure(ours, theirs, data_range=1.0)
+    else:
+        expected = peak_signal_noise_ratio(ours, theirs, data_range=1.0, dim=(1, 2, 3))
+    assert metric(prediction, target) == pytest.approx(float(expected), abs=1e-4)

@@ -13,7 +13,16 @@ import torch
 from PIL import Image
 
 from toolkit.errors import UserError
-from toolkit.video import find_videos, read_video, strip_png, to_frames, to_unit_range, write_strip
+from toolkit.video import (
+    find_videos,
+    iterate_video,
+    probe,
+    read_video,
+    strip_png,
+    to_frames,
+    to_unit_range,
+    write_strip,
+)
 
 FRAMES, HEIGHT, WIDTH = 6, 16, 24
 
@@ -57,6 +66,19 @@ def test_decodes_every_frame_exactly_with_channels_first(lossless: Path, picture
 def test_decodes_the_asked_for_frames_only(lossless: Path, pictures: np.ndarray, start: int, stop: int | None) -> None:
     frames = read_video(lossless, start, stop)
     np.testing.assert_array_equal(frames.numpy(), pictures[start:stop].transpose(0, 3, 1, 2))
+
+
+def test_frames_come_one_at_a_time(lossless: Path, pictures: np.ndarray) -> None:
+    frames = iterate_video(lossless, 1)
+    np.testing.assert_array_equal(next(frames), pictures[1])
+    np.testing.assert_array_equal(next(frames), pictures[2])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])  # .mkv does not declare how many frames it has
+def test_length_and_size_are_known_without_decoding(tmp_path: Path, pictures: np.ndarray, suffix: str) -> None:
+    path = write_video(tmp_path / f"clip.{suffix}", pictures, "mpeg4", "yuv420p")
+    info = probe(path)
+    assert (info.frames, info.height, info.width) == (FRAMES, HEIGHT, WIDTH)
 
 
 def test_resizes_by_area_averaging_to_height_and_width(lossless: Path, pictures: np.ndarray) -> None:

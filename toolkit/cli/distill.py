@@ -35,6 +35,9 @@ def distill(
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Held-out scores of teacher and student, and the share that the student keeps."""
+    from toolkit.evaluation import retention
+    from toolkit.side_by_side import percent
+
     rows = []
     if evaluation.teacher is not None:
         params = f"{evaluation.teacher_params:,}"
@@ -45,9 +48,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
         rows.append(
             [
                 "student / teacher",
-                f"{evaluation.student_params / evaluation.teacher_params:.1%}",
-                f"{student.psnr_db / evaluation.teacher.psnr_db:.1%}",
-                f"{student.ssim / evaluation.teacher.ssim:.1%}",
+                percent(retention(evaluation.student_params, evaluation.teacher_params)),
+                percent(retention(student.psnr_db, evaluation.teacher.psnr_db)),
+                percent(retention(student.ssim, evaluation.teacher.ssim)),
             ]
         )
     print_table(f"held-out: {evaluation.frames} frames", ["decoder", "parameters", "PSNR dB", "SSIM"], rows)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from recipes.data.clips import Clips, FromStep, validation_windows
+from recipes.data.clips import Clips, FromStep, survey, validation_windows, windows
 from recipes.schema import ClipsSpec
 from toolkit.errors import UserError
 from toolkit.video import read_video
@@ -42,6 +43,27 @@ def test_the_range_keeps_held_out_frames_out(clip_file: Path) -> None:
     windows = validation_windows(spec(clip_file, range=[10, 20], size=None))
     assert len(windows) == 2
     assert torch.allclose(windows[0], held_out[:5].transpose(0, 1).float() / 127.5 - 1)
+
+
+@pytest.mark.parametrize("changes", [{}, {"size": None}, {"resize": [32, 40]}, {"range": [3, 14]}, {"frames": 20}])
+def test_a_survey_foretells_the_windows(clip_file: Path, changes: dict[str, object]) -> None:
+    asked = spec(clip_file, **changes)
+    (file,) = survey(asked)
+    found = list(windows(asked))
+    assert len(found) == file.windows
+    assert {tuple(window.video.shape) for window in found} == {(3, asked.frames, file.height, file.width)}
+    first = asked.range[0] if asked.range else 0
+    assert [window.start for window in found] == list(range(first, first + len(found) * asked.frames, asked.frames))
+
+
+@pytest.mark.parametrize("read", [survey, validation_windows])
+def test_what_is_too_short_or_too_small_is_refused_with_the_file(
+    clip_file: Path, read: Callable[[ClipsSpec], object]
+) -> None:
+    with pytest.raises(UserError, match=r"clip\.mp4: 20 frames are fewer .*--frames"):
+        read(spec(clip_file, frames=21))
+    with pytest.raises(UserError, match=r"clip\.mp4: frames of 48x64 are smaller .*--size"):
+        read(spec(clip_file, size=[49, 64]))
 
 
 def test_frames_too_few_for_a_clip_are_refused(clip_file: Path) -> None:
