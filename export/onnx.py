@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnxscript import rewriter
+from onnxscript.rewriter.rules.common import _no_op
 from torch.export import ExportedProgram
 
 from export.targets import FP32, Session, Target, Written, add_target
@@ -22,7 +25,7 @@ OPSET = 18  # what torch's exporter writes without a version conversion
 def convert(program: ExportedProgram, path: Path, names: list[str]) -> Written:
     """Write `path` as one self-contained ONNX file with input and output `names`."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _epsilons_kept():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False)
     assert exported is not None
@@ -33,6 +36,20 @@ def convert(program: ExportedProgram, path: Path, names: list[str]) -> Written:
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
     return read(model)
+
+
+@contextmanager
+def _epsilons_kept() -> Iterator[None]:
+    """Without onnxscript's rules for x + 0 and x * 1, which take 1e-8 for 0 and 1.00001 for 1.
+
+    A norm over zeros that lost its epsilon divides zero by zero.
+    """
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if rule not in tuple(_no_op.rules))
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
 
 
 def read(model: onnx.ModelProto) -> Written:

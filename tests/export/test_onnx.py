@@ -29,3 +29,17 @@ def test_a_file_has_our_names_and_pytorchs_numbers(tmp_path: Path) -> None:
 def test_the_rank_is_read_off_the_file_itself(tmp_path: Path) -> None:
     program = torch.export.export(nn.Conv3d(2, 2, 1).eval(), (torch.randn(1, 2, 3, 4, 4),))
     assert exporter.convert(program, tmp_path / "model.onnx", ["latent", "frames"]).max_rank == 5
+
+
+class SmallNumbers(nn.Module):
+    """What a norm adds to zeros, and a factor next to 1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / (x.square().mean(1, keepdim=True) + 1e-15) + (x + 1e-8) * 1.000004
+
+
+def test_numbers_next_to_zero_and_one_are_not_taken_for_them(tmp_path: Path) -> None:
+    for x in (torch.zeros(1, 4, 3, 3), torch.randn(1, 4, 3, 3)):
+        exporter.convert(torch.export.export(SmallNumbers(), (x,)), tmp_path / "model.onnx", ["x", "y"])
+        result = exporter.load(tmp_path / "model.onnx").call([x.numpy()])[0]
+        np.testing.assert_allclose(result, SmallNumbers()(x).numpy(), rtol=2e-6, atol=1e-12)

@@ -1,0 +1,85 @@
+"""Every catalogued recipe: valid, and two steps of it, with a teacher of its class and a student at small width."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import recipes
+from recipes.schema import catalog
+from recipes.teachers.diffusers_vae import build
+from toolkit import students
+
+#: Latents and factors as the recipe's teacher has them, at the least width.
+TEACHERS: dict[str, dict[str, Any]] = {
+    "AutoencoderKLLTXVideo": {
+        "latent_channels": 128,
+        "block_out_channels": (8, 8, 8, 8),
+        "decoder_block_out_channels": (8, 8, 8, 8),
+        "layers_per_block": (1, 1, 1, 1, 1),
+        "decoder_layers_per_block": (1, 1, 1, 1, 1),
+    },
+    "AutoencoderKLHunyuanVideo": {
+        "latent_channels": 16,
+        "block_out_channels": (8, 8, 8, 8),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    },
+    "AutoencoderKLCogVideoX": {
+        "latent_channels": 16,
+        "block_out_channels": (8, 8, 8, 8),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    },
+    "AutoencoderKLWan": {"z_dim": 16, "base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1},
+}
+
+
+@pytest.mark.parametrize("name", catalog())
+def test_a_catalogued_recipe_is_valid_and_its_student_can_be_built(name: str) -> None:
+    recipe = recipes.load_recipe(name)
+    assert recipe.name == name
+    assert catalog()[name].read_text().splitlines()[2].startswith("#   h"), "it opens with the commands to run"
+    if recipe.student.kind == "turbo_vaed":
+        with torch.device("meta"):
+            students.build(recipe.student.kind, recipe.student.preset, recipe.student.overrides)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in catalog() if name not in ("demo-turbo-vaed", "tiny-video-vae")])
+def test_a_catalogued_recipe_takes_two_steps(name: str, clip_file: Path, tmp_path: Path) -> None:
+    recipe = recipes.load_recipe(name)
+    assert recipe.teacher is not None
+    torch.manual_seed(0)
+    teacher = build(recipe.teacher.class_name, TEACHERS[recipe.teacher.class_name])
+    teacher.vae.save_pretrained(tmp_path / "teacher")
+    widths = [16] * len(students.build("turbo_vaed", recipe.student.preset).config.widths)  # type: ignore[union-attr]
+    side = max(32, teacher.spatial_factor)
+    small = {
+        "teacher.weights": str(tmp_path / "teacher"),
+        "teacher.subfolder": None,
+        "student.widths": widths,
+        "data.train.path": str(clip_file),
+        "data.train.size": [side, side],
+        "data.train.resize": [side, 64],
+        "data.validation.path": str(clip_file),
+        "data.validation.size": [side, side],
+        "data.validation.resize": [side, 64],
+        "objective.perceptual": None,  # its weights are not on every machine
+        "phases.0.steps": 1,
+        "phases.1.steps": 1,
+        "trainer.batch": 1,
+        "trainer.accumulate": 1,
+        "trainer.log_every": 1,
+        "trainer.precision": "32-true",
+    }
+    overrides = [f"{key}={json.dumps(value)}" for key, value in small.items()]
+    evaluation = recipes.distill(recipes.load_recipe(name, overrides), tmp_path / "run")
+    assert evaluation.frames == 17
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"reconstruction", "features"} <= set(rows[0])
+    assert any("adversarial" in row for row in rows)
