@@ -15,8 +15,9 @@ _PUBLIC = {
     "load_recipe": "recipes.schema",
     "load_teacher": "recipes.teachers.diffusers_vae",
     "read_recipe": "recipes.rundir",
+    "read_skipped": "recipes.data.library",
 }
-__all__ = ["distill", "evaluate_run", "load_recipe", "load_teacher", "read_recipe"]
+__all__ = ["distill", "evaluate_run", "load_recipe", "load_teacher", "read_recipe", "read_skipped"]
 
 
 def __getattr__(name: str) -> Any:  # importing the trainer takes seconds, reading a recipe must not

@@ -62,6 +62,7 @@ class ClipsSpec(StrictModel):
     resize: Size | None = None
     size: Size | None = None
     flip: bool = True
+    memory_gb: float = Field(default=8.0, ge=0, description="decoded frames are held up to this size, else read anew")
 
     @model_validator(mode="after")
     def _range_runs_forward(self) -> ClipsSpec:
@@ -159,6 +160,7 @@ class TrainerSpec(StrictModel):
     checkpoint_every: PositiveInt = 500
     log_every: PositiveInt = 10
     devices: PositiveInt | Literal["auto"] = "auto"
+    workers: int = Field(default=0, ge=0, description="processes that read clips, on each device")
 
 
 class Recipe(StrictModel):

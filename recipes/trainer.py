@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recipes import ema, evaluate
 from recipes.adversarial import Adversary, Judged
 from recipes.data.clips import Clips, FromStep, validation_windows
+from recipes.data.library import SKIPPED_FILE, log_skipped
 from recipes.objectives import Task, build_task
 from recipes.result import save_result
 from recipes.rundir import RunDirectory
@@ -53,13 +54,15 @@ def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation
     fabric.launch()
     torch.manual_seed(recipe.trainer.seed)
     task = build_task(recipe)
-    clips = Clips(recipe.data.train, recipe.trainer.seed)
+    clips = Clips(recipe.data.train, recipe.trainer.seed, output / SKIPPED_FILE)
     held_out = validation_windows(recipe.data.validation)
     for clip in (clips[0], *held_out):
         task.vae.check_video(*clip.shape[1:])
     trainer = Trainer(fabric, recipe, run, task, clips, held_out)
     if fabric.is_global_zero:
         run.open(recipe, resume)
+        for path, reason in clips.library.skipped.items():
+            log_skipped(clips.log, path, reason)
     fabric.barrier()
     trainer.restore()
     trainer.train()
@@ -173,7 +176,8 @@ class Trainer:
         per_step = spec.batch * spec.accumulate * world
         sampler = FromStep(self.step * per_step, self.recipe.total_steps * per_step, self.fabric.global_rank, world)
         loader = self.fabric.setup_dataloaders(
-            DataLoader(self.clips, batch_size=spec.batch, sampler=sampler), use_distributed_sampler=False
+            DataLoader(self.clips, batch_size=spec.batch, sampler=sampler, num_workers=spec.workers),
+            use_distributed_sampler=False,
         )
         batches: Iterator[torch.Tensor] = iter(loader)  # type: ignore[arg-type]
         for _ in range(self.step, self.recipe.total_steps):

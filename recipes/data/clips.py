@@ -14,29 +14,42 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from recipes.data.library import Library, check_crop, check_length, log_skipped, surveyed
 from recipes.schema import ClipsSpec, asset_path
 from toolkit.errors import UserError
-from toolkit.video import find_videos, iterate_video, probe, read_video, stack_frames, to_unit_range
+from toolkit.video import find_videos, iterate_video, stack_frames, to_unit_range
 
 
 class Clips(Dataset[torch.Tensor]):
-    """Random crops `(3, frames, h, w)` float in [-1, 1], numbered without end. Videos are decoded once, into memory."""
+    """Random crops `(3, frames, h, w)` float in [-1, 1], numbered without end.
 
-    def __init__(self, spec: ClipsSpec, seed: int) -> None:
-        self.spec, self.seed = spec, seed
-        self.videos = load_videos(spec)
+    A file that breaks where a sample would lie is left out from then on, and the sample is drawn anew: a function of
+    seed, number and files still. `log`, in a run's folder, lists the files that were left out.
+    """
+
+    def __init__(self, spec: ClipsSpec, seed: int, log: Path | None = None) -> None:
+        self.spec, self.seed, self.log = spec, seed, log
+        self.library = Library(spec)
 
     def __getitem__(self, number: int) -> torch.Tensor:
         random = np.random.default_rng([self.seed, number])
-        frames = self.videos[random.integers(len(self.videos))]
-        length, height, width = frames.shape[0], *frames.shape[-2:]
-        crop_height, crop_width = self.spec.size or (height, width)
-        start = random.integers(length - self.spec.frames + 1)
-        top, left = random.integers(height - crop_height + 1), random.integers(width - crop_width + 1)
-        clip = frames[start : start + self.spec.frames, :, top : top + crop_height, left : left + crop_width]
-        if self.spec.flip and random.integers(2):
-            clip = clip.flip(-1)
-        return to_unit_range(clip)
+        for _ in range(self.library.total):
+            file = self.library.files[random.integers(len(self.library.files))]
+            height, width = file.height, file.width
+            crop_height, crop_width = self.spec.size or (height, width)
+            start = random.integers(file.frames - self.spec.frames + 1)
+            top, left = random.integers(height - crop_height + 1), random.integers(width - crop_width + 1)
+            flip = self.spec.flip and random.integers(2)
+            try:
+                clip = self.library.window(file, int(start))[..., top : top + crop_height, left : left + crop_width]
+            except UserError as error:
+                self.library.skip(file, error)
+                log_skipped(self.log, file.path, str(error))
+                continue
+            return to_unit_range(clip.flip(-1) if flip else clip)
+        raise UserError(
+            f"{self.spec.path}: {self.library.total} draws in a row met a file that breaks; check the files"
+        )
 
 
 class FromStep(Sampler[int]):
@@ -91,54 +104,18 @@ def windows(spec: ClipsSpec) -> Iterator[Window]:
             if len(held) == spec.frames:
                 yield Window(path, start + read - spec.frames, to_unit_range(stack_frames(held)))
                 held = []
-        _check_length(path, read, spec)
+        check_length(path, read, spec)
 
 
 def survey(spec: ClipsSpec) -> list[Survey]:
     """What `windows` will give, from the files' own declarations; raises `UserError` if one is too short or small."""
-    start, stop = spec.range or (0, None)
-    found = []
-    for path in find_videos(asset_path(spec.path)):
-        info = probe(path)
-        length = (info.frames if stop is None else min(stop, info.frames)) - start
-        _check_length(path, max(length, 0), spec)
-        height, width = spec.resize or (info.height, info.width)
-        _check_crop(path, height, width, spec)
-        found.append(Survey(path, length // spec.frames, *(spec.size or (height, width))))
-    return found
-
-
-def load_videos(spec: ClipsSpec) -> list[torch.Tensor]:
-    """All videos that `spec` names, `(T, 3, H, W)` uint8 each; raises `UserError` if one is too short or too small."""
-    start, stop = spec.range or (0, None)
-    videos = []
-    for path in find_videos(asset_path(spec.path)):
-        frames = read_video(path, start, stop, spec.resize)
-        _check_length(path, frames.shape[0], spec)
-        _check_crop(path, frames.shape[-2], frames.shape[-1], spec)
-        videos.append(frames)
-    return videos
+    files = [surveyed(path, spec) for path in find_videos(asset_path(spec.path))]
+    return [Survey(f.path, f.frames // spec.frames, *(spec.size or (f.height, f.width))) for f in files]
 
 
 def _centre(path: Path, frame: np.ndarray, spec: ClipsSpec) -> np.ndarray:
     height, width = frame.shape[:2]
-    _check_crop(path, height, width, spec)
+    check_crop(path, height, width, spec)
     crop_height, crop_width = spec.size or (height, width)
     top, left = (height - crop_height) // 2, (width - crop_width) // 2
     return frame[top : top + crop_height, left : left + crop_width]
-
-
-def _check_length(path: Path, length: int, spec: ClipsSpec) -> None:
-    if length < spec.frames:
-        raise UserError(
-            f"{path}: {length} frames are fewer than the {spec.frames} of a clip; lower data.*.frames "
-            "(--frames of evaluate)"
-        )
-
-
-def _check_crop(path: Path, height: int, width: int, spec: ClipsSpec) -> None:
-    if spec.size and (height < spec.size[0] or width < spec.size[1]):
-        raise UserError(
-            f"{path}: frames of {height}x{width} are smaller than the crop {spec.size[0]}x{spec.size[1]}; "
-            "lower data.*.size (--size of evaluate)"
-        )

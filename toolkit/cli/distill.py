@@ -26,10 +26,14 @@ def distill(
     loaded = recipes.load_recipe(recipe, overrides)
     run = output or Path("runs") / loaded.name
     evaluation = recipes.distill(loaded, run, resume=resume)
+    skipped = recipes.read_skipped(run)
     if as_json:
-        print_json({"run": str(run), **evaluation.model_dump()})
+        print_json({"run": str(run), "skipped": skipped, **evaluation.model_dump()})
         return
     print_evaluation(evaluation)
+    if skipped:
+        names = ", ".join(Path(path).name for path in list(skipped)[:3]) + (", ..." if len(skipped) > 3 else "")
+        console.print(f"{len(skipped)} videos were left out ({names}); {run}/skipped.jsonl says why", markup=False)
     console.print(f"run: {run}")
 
 
