@@ -56,9 +56,7 @@ class Library:
             self._hold_all()
         if not self.files:
             reason = next(iter(self.skipped.values()))
-            raise UserError(
-                f"{spec.path}: none of its {self.total} videos can be used; the first, {path.name}: {reason}"
-            )
+            raise UserError(f"{spec.path}: none of its {self.total} videos can be used; the first: {reason}")
 
     def window(self, file: File, start: int) -> torch.Tensor:
         """`frames` frames `(T, 3, H, W)` uint8 from `start` on; raises `UserError` where the file breaks there."""
