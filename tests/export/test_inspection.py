@@ -114,6 +114,7 @@ def test_an_obstacle_has_its_shapes_its_line_its_reason_and_a_remedy() -> None:
     assert "add a handler" in obstacle.remedy
 
 
+@pytest.mark.slow
 def test_each_target_refuses_what_it_does_not_know() -> None:
     inspection = inspected(svd_of_a_frame)
     assert found(inspection) == {("aten.linalg_svd.default", "parts.0")}
@@ -121,6 +122,7 @@ def test_each_target_refuses_what_it_does_not_know() -> None:
     assert [plan.obstacles for plan in inspection.targets] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_each_target_refuses_what_it_knows_but_cannot_convert() -> None:
     inspection = inspected(spectrum)
     assert found(inspection) == {("aten.fft_rfft.default", "parts.0")}
@@ -185,6 +187,7 @@ def test_a_bundle_says_what_its_artifacts_consist_of(exported_bundle: Path) -> N
     assert (executorch.delegated_share == 1) == (not executorch.outside)
 
 
+@pytest.mark.slow
 def test_what_is_planned_is_what_the_artifact_has(exported_bundle: Path, finished_run: Path) -> None:
     from export.sources import from_run
 
