@@ -24,13 +24,11 @@ from toolkit.errors import CheckFailed
 #: A discriminator that has been right this often, on average over so many of its steps, has nothing more to teach.
 SATURATED, WINDOW = 0.98, 200
 LARGEST_WEIGHT = 1e4
+SCALE = 2.0**12
 
 
 class Discriminator(nn.Module):
-    """Scores of patches: `(B, 3, T, H, W)` to `(B, 1, t, h, w)`; time and space halve `layers - 1` times at most.
-
-    Time is not halved where fewer than two frames would be left.
-    """
+    """Scores of patches: `(B, 3, T, H, W)` to `(B, 1, t, h, w)`; space halves `layers` times, time once less."""
 
     def __init__(self, width: int = 64, layers: int = 3, groups: int = 8) -> None:
         super().__init__()
@@ -39,7 +37,7 @@ class Discriminator(nn.Module):
         for before, here in itertools.pairwise(widths):
             blocks += [
                 nn.Conv3d(before, here, 3, stride=2, padding=1, bias=False),
-                nn.GroupNorm(min(groups, here), here),
+                nn.GroupNorm(math.gcd(groups, here), here),
                 nn.LeakyReLU(0.2),
             ]
         self.layers = nn.Sequential(*blocks, nn.Conv3d(widths[-1], 1, 3, padding=1))
@@ -54,8 +52,9 @@ def adapted_weight(reconstruction: torch.Tensor, adversarial: torch.Tensor, last
 
     Source: VQGAN (arXiv 2012.09841), section 3.
     """
-    wanted, given = (
-        torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)
+    wanted, given = (  # scaled, for in half precision small gradients would vanish
+        torch.autograd.grad(SCALE * loss, last, retain_graph=True)[0].float().norm() / SCALE
+        for loss in (reconstruction, adversarial)
     )
     return (wanted / (given + 1e-4)).clamp(0, LARGEST_WEIGHT).detach()
 
@@ -88,10 +87,13 @@ class Judge(nn.Module):
 
 
 class Adversary:
-    """The discriminator of a run under Fabric, its optimizer, and how often it was right of late."""
+    """The discriminator of a run under Fabric, its optimizer, and how often it was right of late.
 
-    def __init__(self, fabric: Fabric, spec: AdversarialSpec) -> None:
-        self.fabric = fabric
+    Where the precision `scales_losses`, infinite gradients are its scaler's to skip.
+    """
+
+    def __init__(self, fabric: Fabric, spec: AdversarialSpec, scales_losses: bool) -> None:
+        self.fabric, self.scales_losses = fabric, scales_losses
         judge = Judge(Discriminator(spec.width, spec.layers))
         optimizer = torch.optim.AdamW(judge.parameters(), lr=spec.lr, betas=(0.5, 0.9))
         self.discriminator = judge.discriminator
@@ -103,26 +105,28 @@ class Adversary:
         self.discriminator.requires_grad_(False)
         return -self.discriminator(video).mean()
 
-    def step(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], lr: float, number: int) -> dict[str, float]:
-        """One optimizer step on true and decoded videos; returns the loss and the accuracy.
+    def step(
+        self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], count: int, lr: float, number: int
+    ) -> dict[str, float]:
+        """One optimizer step on `count` pairs of true and decoded videos; returns the loss and the accuracy.
 
-        Raises `CheckFailed` where the loss is not finite, and with advice where a whole window of steps was told all
-        but perfectly.
+        Raises `CheckFailed` before anything is spoilt where loss or gradient are not finite, and with advice where a
+        whole window of steps was told all but perfectly.
         """
-        pairs = list(pairs)
         self.discriminator.requires_grad_(True)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         losses, rights = [], []
         for place, (real, fake) in enumerate(pairs):
-            with self.fabric.no_backward_sync(self.wrapped, enabled=place + 1 < len(pairs)):
+            with self.fabric.no_backward_sync(self.wrapped, enabled=place + 1 < count):
                 loss, right = self.wrapped(real, fake)
-                self.fabric.backward(loss / len(pairs))
-            losses.append(float(loss.detach()))
+                self.fabric.backward(loss / count)
+            losses.append(float(self.fabric.all_reduce(loss.detach())))  # type: ignore[arg-type]
             rights.append(float(self.fabric.all_reduce(right)))  # type: ignore[arg-type]
-        if not math.isfinite(sum(losses)):
+        norm = self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=1.0, error_if_nonfinite=False)
+        gradient_holds = norm is None or self.scales_losses or math.isfinite(float(norm))
+        if not (gradient_holds and math.isfinite(sum(losses))):
             raise CheckFailed(f"the discriminator diverged at step {number}; lower phases.*.adversarial.lr")
-        self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=1.0, error_if_nonfinite=False)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.recent.append(sum(rights) / len(rights))

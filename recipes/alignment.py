@@ -51,7 +51,7 @@ def tapped(
     calls: dict[str, list[torch.Tensor]] = {}
     handles = []
     try:
-        for name in names:
+        for name in dict.fromkeys(names):
 
             def keep(_module: nn.Module, _args: object, output: Any, name: str = name) -> None:
                 calls.setdefault(name, []).append(output[0] if isinstance(output, tuple) else output)

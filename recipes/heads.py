@@ -18,7 +18,7 @@ class Head(nn.Module):
     """From features `ours` `(B, C, t, h, w)` to `theirs` `(B, C', T, H, W)`, both given as shapes.
 
     H and W are one whole multiple s of h and w. T is t, k times t, or k(t - 1) + 1, the first k - 1 frames dropped, as
-    decoders do. Raises `ValueError` on other grids.
+    decoders do; where both are possible, the one in which k is a power of 2. Raises `ValueError` on other grids.
     """
 
     def __init__(self, ours: Sequence[int], theirs: Sequence[int]) -> None:
@@ -35,12 +35,16 @@ class Head(nn.Module):
 
 
 def _factor_in_time(ours: int, theirs: int) -> tuple[int, int]:
-    if theirs % ours == 0:
-        return theirs // ours, 0
+    found = []
     if ours > 1 and (theirs - 1) % (ours - 1) == 0:
         factor = (theirs - 1) // (ours - 1)
-        return factor, factor - 1
-    raise ValueError(f"{ours} frames do not become {theirs}")
+        found.append((factor, factor - 1))
+    if theirs % ours == 0:
+        found.append((theirs // ours, 0))
+    if not found or found[0][0] < 1:
+        raise ValueError(f"{ours} frames do not become {theirs}")
+    # 3 frames become 9 by doubling twice, not by a factor of 3
+    return next((pair for pair in found if pair[0].bit_count() == 1), found[0])
 
 
 def _factor_in_space(ours: Sequence[int], theirs: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from recipes.adversarial import Judged
 from recipes.alignment import Alignment, Features, tapped
-from recipes.perceptual import perceptual_distance, perceptual_network, structural_similarity
+from recipes.perceptual import check_size, perceptual_distance, perceptual_network, structural_similarity
 from recipes.schema import AutoencoderObjective, AutoencoderSpec, ClipsSpec, ObjectiveSpec, Recipe, TurboVAEDSpec
 from recipes.teachers import diffusers_vae
 from recipes.teachers.diffusers_vae import DiffusersVAE
@@ -63,6 +63,9 @@ class Task(nn.Module):
     @abstractmethod
     def decode(self, model: nn.Module, latent: torch.Tensor) -> torch.Tensor:
         """The video that `model` (the student or its average) makes of the latent."""
+
+    def check_clip(self, height: int, width: int) -> None:
+        """Raise `UserError` where a loss cannot take training clips of this size."""
 
     def fault(self, video: torch.Tensor) -> str | None:
         """What, beside training itself, makes losses of this batch that are not finite; None where nothing does."""
@@ -157,6 +160,10 @@ class DistillationTask(Task):
         video = model(latent)
         assert isinstance(video, torch.Tensor)
         return video
+
+    def check_clip(self, height: int, width: int) -> None:
+        if self.perceptual is not None:
+            check_size(height, width)
 
     @torch.no_grad()
     def fault(self, video: torch.Tensor) -> str | None:

@@ -18,16 +18,17 @@ def perceptual_network(net: str) -> nn.Module:
     return lpips_network(net).requires_grad_(False).eval()
 
 
-def perceptual_distance(network: nn.Module, decoded: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
-    """Mean LPIPS of the frames of two videos `(B, 3, T, H, W)`; decoded values are used as they are, not clamped.
-
-    Raises `UserError` on frames too small for the network.
-    """
-    if min(video.shape[-2:]) <= SMALLEST_SIDE:
+def check_size(height: int, width: int) -> None:
+    """Raise `UserError` on frames too small for LPIPS."""
+    if min(height, width) < SMALLEST_SIDE:
         raise UserError(
-            f"objective.perceptual: frames of {video.shape[-2]}x{video.shape[-1]} are too small for LPIPS; raise "
-            f"data.train.size above {SMALLEST_SIDE}"
+            f"objective.perceptual: frames of {height}x{width} are too small for LPIPS; raise data.train.size to "
+            f"{SMALLEST_SIDE} at least"
         )
+
+
+def perceptual_distance(network: nn.Module, decoded: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
+    """Mean LPIPS of the frames of two videos `(B, 3, T, H, W)`; decoded values are used as they are, not clamped."""
     distance: torch.Tensor = network(_frames(decoded), _frames(video)).mean()
     return distance
 
@@ -35,7 +36,8 @@ def perceptual_distance(network: nn.Module, decoded: torch.Tensor, video: torch.
 def structural_similarity(decoded: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
     """Mean SSIM of the frames of two videos `(B, 3, T, H, W)`, taken to [0, 1]; the data range is 1."""
     ours, theirs = ((_frames(clip) + 1) / 2 for clip in (decoded, video))
-    similarity = structural_similarity_index_measure(ours, theirs, data_range=1.0)
+    with torch.autocast(video.device.type, enabled=False):  # variances are differences that bf16 cancels
+        similarity = structural_similarity_index_measure(ours, theirs, data_range=1.0)
     assert isinstance(similarity, torch.Tensor)
     return similarity
 

@@ -16,6 +16,9 @@ from toolkit.errors import UserError
 from toolkit.evaluation import EVALUATION_FILE, Evaluation
 from toolkit.files import write_atomic
 
+#: What every checkpoint has; one of a run with an adversarial phase has its adversary too.
+STATE = {"task", "average", "optimizer", "precision", "step", "best_psnr"}
+
 
 class RunDirectory:
     """Paths and atomic writes of one run."""
@@ -40,7 +43,7 @@ class RunDirectory:
             return
         if not resume:
             raise UserError(f"{self.path}: a run is there already; add --resume to go on, or name another --output")
-        if self.recipe.read_text(encoding="utf-8") != text:
+        if load_recipe(self.recipe) != recipe:
             raise UserError(
                 f"{self.recipe}: the run was started with another recipe; resume it with that one unchanged"
             )
@@ -58,7 +61,7 @@ class RunDirectory:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, ValueError, KeyError, OSError, UnpicklingError) as error:
             raise UserError(f"{path}: damaged checkpoint; delete it to start the run anew") from error
-        if not isinstance(state, dict) or not state.keys() >= {"task", "average", "optimizer", "step", "best_psnr"}:
+        if not isinstance(state, dict) or not state.keys() >= STATE:
             raise UserError(f"{path}: no checkpoint of this release; delete it to start the run anew")
         return state
 

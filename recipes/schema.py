@@ -123,7 +123,7 @@ class ObjectiveSpec(StrictModel):
 class AdversarialSpec(StrictModel):
     """A discriminator of `layers` levels, the first `width` wide, with a learning rate of its own.
 
-    `weight` multiplies the student's adversarial loss after its gradient was brought to that of the other losses.
+    `weight` multiplies the student's adversarial loss after its gradient was brought to that of the pixel loss.
     """
 
     weight: PositiveFloat = 0.05

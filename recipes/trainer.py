@@ -6,10 +6,10 @@ uninterrupted one bit for bit on the same machine, and no generator's state is e
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recipes import ema, evaluate
 from recipes.adversarial import Adversary, Judged
 from recipes.data.clips import Clips, FromStep, validation_windows
-from recipes.data.library import SKIPPED_FILE, log_skipped
+from recipes.data.library import log_skipped
 from recipes.objectives import Task, build_task
 from recipes.result import save_result
 from recipes.rundir import RunDirectory
@@ -54,16 +54,17 @@ def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation
     fabric.launch()
     torch.manual_seed(recipe.trainer.seed)
     task = build_task(recipe)
-    clips = Clips(recipe.data.train, recipe.trainer.seed, output / SKIPPED_FILE)
+    clips = Clips(recipe.data.train, recipe.trainer.seed)
     held_out = validation_windows(recipe.data.validation)
     for clip in (clips[0], *held_out):
         task.vae.check_video(*clip.shape[1:])
+    task.check_clip(*clips[0].shape[2:])
     trainer = Trainer(fabric, recipe, run, task, clips, held_out)
     if fabric.is_global_zero:
         run.open(recipe, resume)
-        for path, reason in clips.library.skipped.items():
-            log_skipped(clips.log, path, reason)
+        log_skipped(output, clips.library.skipped)
     fabric.barrier()
+    clips.log = output
     trainer.restore()
     trainer.train()
     return trainer.finish()
@@ -118,7 +119,9 @@ class Trainer:
         self.wrapped, self.optimizer = self.fabric.setup(task, optimizer)
         self.average.to(self.fabric.device)
         judged = next((phase.adversarial for phase in recipe.phases if phase.adversarial is not None), None)
-        self.adversary = Adversary(fabric, judged) if judged is not None else None
+        #: its scaler meets infinite gradients, and skips them
+        self.scales_losses = spec.precision == "16-mixed"
+        self.adversary = Adversary(fabric, judged, self.scales_losses) if judged is not None else None
         self.step = 0
         self.best_psnr = -math.inf
 
@@ -132,6 +135,7 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best_psnr = state["step"], state["best_psnr"]
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
             if self.adversary is not None:
                 self.adversary.load(state["adversary"])
         if self.fabric.is_global_zero:
@@ -144,11 +148,12 @@ class Trainer:
             SummaryWriter(self.run.path / "tensorboard", purge_step=self.step) if self.fabric.is_global_zero else None
         )
         quality = ""
-        with track(self.recipe.name, total) as progress, stop_on_signal() as stop:
+        closing = contextlib.nullcontext() if board is None else contextlib.closing(board)
+        with closing, track(self.recipe.name, total) as progress, stop_on_signal() as stop:
             for batches in self._steps():
                 losses = self._optimize(batches)
                 self.step += 1
-                if self.step % spec.log_every == 0 or self.step == total:
+                if self._is_logged():
                     self._log(losses, board)
                 if self.step % spec.validate_every == 0 or self.step == total:
                     quality = f"PSNR {self._validate(board):.2f} dB"
@@ -157,8 +162,12 @@ class Trainer:
                 if stop.requested and self.step < total:
                     raise Interrupted(self.run.path, self.step)
                 self._show(progress, losses, quality)
-        if board is not None:
-            board.close()
+
+    def _is_logged(self) -> bool:
+        """Every `log_every` steps and at the end; where two learn in turn, the step behind too, for the other one."""
+        spec, phase = self.recipe.trainer, phase_at(self.recipe.phases, self.step - 1)[0]
+        turns = (self.step, self.step - 1) if phase.adversarial is not None else (self.step,)
+        return any(step % spec.log_every == 0 for step in turns) or self.step == self.recipe.total_steps
 
     def finish(self) -> Evaluation:
         """Evaluate the averaged student on all held-out clips and write the run's result."""
@@ -181,7 +190,10 @@ class Trainer:
         )
         batches: Iterator[torch.Tensor] = iter(loader)  # type: ignore[arg-type]
         for _ in range(self.step, self.recipe.total_steps):
-            yield [next(batches) for _ in range(spec.accumulate)]
+            try:
+                yield [next(batches) for _ in range(spec.accumulate)]
+            except UserError as error:  # from a worker it comes wrapped in its traceback
+                raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from error
 
     def _optimize(self, batches: list[torch.Tensor]) -> dict[str, float]:
         """One optimizer step over accumulated micro-batches, of the student or in its turn of the discriminator.
@@ -194,7 +206,7 @@ class Trainer:
         self.task.train()
         phase, within = phase_at(self.recipe.phases, self.step)
         if self.adversary is not None and phase.adversarial is not None and within % 2:
-            return self.adversary.step(self._pairs(batches), phase.adversarial.lr, self.step + 1)
+            return self.adversary.step(self._pairs(batches), len(batches), phase.adversarial.lr, self.step + 1)
         judged = None
         if self.adversary is not None and phase.adversarial is not None:
             judged = Judged(self.adversary.score, phase.adversarial.weight)
@@ -227,8 +239,7 @@ class Trainer:
         spec = self.recipe.trainer
         limit = math.inf if spec.clip_grad is None else spec.clip_grad
         norm = self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=limit, error_if_nonfinite=False)
-        scales_losses = spec.precision == "16-mixed"  # whose scaler meets infinite gradients, and skips them
-        gradient_holds = norm is None or scales_losses or math.isfinite(float(norm))
+        gradient_holds = norm is None or self.scales_losses or math.isfinite(float(norm))
         if not (gradient_holds and math.isfinite(sum(losses.values()))):
             fault = next(filter(None, map(self.task.fault, batches)), None)
             if fault is not None:
@@ -259,6 +270,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
                 "best_psnr": self.best_psnr,
+                "precision": self.fabric.strategy.precision.state_dict(),
                 **({} if self.adversary is None else {"adversary": self.adversary.state()}),
             }
             self.run.save_checkpoint(path, state)
@@ -272,7 +284,8 @@ class Trainer:
                 board.add_scalar(f"loss/{name}", value, self.step)
 
     def _show(self, progress: Tracker, losses: dict[str, float], quality: str) -> None:
-        progress.update(self.step, f"loss {sum(losses.values()):.4f} {quality}")
+        total = sum(value for name, value in losses.items() if name != "discriminator_accuracy")
+        progress.update(self.step, f"loss {total:.4f} {quality}")
 
 
 class StopRequest:
@@ -281,7 +294,7 @@ class StopRequest:
     requested = False
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
     """Turn Ctrl-C and SIGTERM into a request that the loop answers after the step at hand."""
     request = StopRequest()

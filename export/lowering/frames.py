@@ -96,8 +96,8 @@ class Recorder:
     """The walk: `inputs` (one piece a step for every input), `outputs` (one value each) and `constants`.
 
     `units` has every operation with its node and first unit. With `repeats`, as an earlier walk one by one found them,
-    a group's key is the operation's step. Nothing is computed twice: models that keep a cache of frames call the same
-    operators on them at every step, and what a step shares with earlier ones is thereby what they leave it.
+    a group's key is the operation's step. No operator of one tensor is called twice on one frame: models that keep a
+    cache of frames do so at every step, and what a step shares with earlier ones is thereby what they leave it.
     """
 
     def __init__(

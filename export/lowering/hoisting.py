@@ -66,7 +66,7 @@ def _hoisted(join: Node, pending: list[Node]) -> Node | None:
         return None
     args = list(parts[0].args)
     for place in framed:
-        taken = _joined([part.args[place] for part in parts])
+        taken = _joined([part.args[place] for part in parts], join)
         args[place] = taken
         pending.append(taken)
     with join.graph.inserting_before(join):
@@ -78,12 +78,12 @@ def _hoisted(join: Node, pending: list[Node]) -> Node | None:
     return result
 
 
-def _joined(pieces: list[Any]) -> Node:
-    """The join of pieces, right behind the last of them: that there is, or a new one."""
-    for user in pieces[0].users:
-        if _joins(user) and user.args[0] == pieces:
-            return user
+def _joined(pieces: list[Any], before: Node) -> Node:
+    """The join of pieces: one that there is `before` the one at hand, or a new one, right behind the last of them."""
     order = {node: place for place, node in enumerate(pieces[0].graph.nodes)}
+    for user in pieces[0].users:
+        if _joins(user) and user.args[0] == pieces and order[user] < order[before]:
+            return user
     with pieces[0].graph.inserting_after(max(pieces, key=lambda piece: order[piece])):
         join = pieces[0].graph.call_function(torch.ops.aten.cat.default, (pieces,))
     join.meta["val"] = torch.cat([piece.meta["val"] for piece in pieces])

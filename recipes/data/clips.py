@@ -23,8 +23,8 @@ from toolkit.video import find_videos, iterate_video, stack_frames, to_unit_rang
 class Clips(Dataset[torch.Tensor]):
     """Random crops `(3, frames, h, w)` float in [-1, 1], numbered without end.
 
-    A file that breaks where a sample would lie is left out from then on, and the sample is drawn anew: a function of
-    seed, number and files still. `log`, in a run's folder, lists the files that were left out.
+    Where a file breaks where a sample would lie, the sample is drawn anew: a function of seed, number and files still.
+    With `log`, a run's folder, the files that broke are listed there.
     """
 
     def __init__(self, spec: ClipsSpec, seed: int, log: Path | None = None) -> None:
@@ -43,8 +43,8 @@ class Clips(Dataset[torch.Tensor]):
             try:
                 clip = self.library.window(file, int(start))[..., top : top + crop_height, left : left + crop_width]
             except UserError as error:
-                self.library.skip(file, error)
-                log_skipped(self.log, file.path, str(error))
+                if self.library.skip(file, error) and self.log is not None:
+                    log_skipped(self.log, {file.path: str(error)})
                 continue
             return to_unit_range(clip.flip(-1) if flip else clip)
         raise UserError(

@@ -6,7 +6,7 @@ Of a folder, files that cannot be used are left out, counted and named; a single
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,11 +68,13 @@ class Library:
             raise UserError(f"{file.path}: frames of {frames.shape[-2]}x{frames.shape[-1]} in a video of another size")
         return frames
 
-    def skip(self, file: File, reason: UserError) -> None:
-        """Note a file that broke while it was read."""
+    def skip(self, file: File, reason: UserError) -> bool:
+        """Note a file that broke while it was read; whether that is news."""
         if self._alone:
             raise reason
+        is_news = file.path not in self.skipped
         self.skipped[file.path] = str(reason)
+        return is_news
 
     def _hold_all(self) -> None:
         start, stop = self.spec.range or (0, None)
@@ -136,11 +138,13 @@ def check_crop(path: Path, height: int, width: int, spec: ClipsSpec) -> None:
         )
 
 
-def log_skipped(log: Path | None, path: Path, reason: str) -> None:
-    """Append a line to the run's list: readers in other processes have no other way to tell."""
-    if log is not None and log.parent.is_dir():
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"path": str(path), "reason": reason}) + "\n")
+def log_skipped(run: Path, skipped: Mapping[Path, str]) -> None:
+    """Add to the run's list, for readers in other processes have no other way to tell; what it has stays once."""
+    known = read_skipped(run)
+    rows = [{"path": str(path), "reason": reason} for path, reason in skipped.items() if str(path) not in known]
+    if rows:
+        with (run / SKIPPED_FILE).open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_skipped(run: Path) -> dict[str, str]:

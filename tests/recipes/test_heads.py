@@ -32,6 +32,14 @@ def test_other_whole_factors_work_too(ours: tuple[int, ...], theirs: tuple[int, 
 
 
 @pytest.mark.parametrize(
+    ("frames", "becomes", "factor", "dropped"), [(3, 9, 4, 3), (2, 4, 2, 0), (2, 3, 2, 1), (1, 4, 4, 0)]
+)
+def test_frames_that_two_factors_fit_are_taken_as_doubled(frames: int, becomes: int, factor: int, dropped: int) -> None:
+    head = Head((1, 4, frames, 2, 2), (1, 4, becomes, 2, 2))
+    assert (head.shuffle.time, head.dropped) == (factor, dropped)
+
+
+@pytest.mark.parametrize(
     "theirs", [(1, 4, 5, 4, 6), (1, 4, 5, 6, 6), (1, 4, 5, 2, 2), (1, 4, 8, 4, 4), (1, 4, 3, 4, 4)]
 )
 def test_grids_without_one_whole_factor_are_refused(theirs: tuple[int, ...]) -> None:

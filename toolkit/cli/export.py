@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.cli.output import command_line, console, print_json, print_table
+from toolkit.cli.output import command_line, console, console_err, print_json, print_table
 from toolkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,19 +56,7 @@ def export(
     """Export to Core ML, ONNX and ExecuTorch, each proved equal to PyTorch before it is handed over."""
     import export as exporting
 
-    if [run, module, student].count(None) != 2 or (student is None) != (weights is None) or (teacher and run is None):
-        raise UserError(
-            "name one of: a run directory; --module PKG.MOD:FACTORY; --student KIND:PRESET with --weights FILE "
-            "(and --teacher only with a run)"
-        )
-    if student is not None and weights is not None:
-        source, bundle = _published(student, weights), Path(student.replace(":", "-"))
-    elif module is not None:
-        source, bundle = exporting.from_module(module), Path(module.rsplit(":")[-1])
-    else:
-        assert run is not None
-        source = teacher_source(run) if teacher else exporting.from_run(run)
-        bundle = run / ("teacher-bundle" if teacher else "bundle")
+    source, bundle = _source(run, module, student, weights, teacher)
     bundle = output or bundle
     manifest = exporting.export(
         source,
@@ -86,12 +74,34 @@ def export(
     console.print(f"bundle: {bundle}")
 
 
+def _source(
+    run: Path | None, module: str | None, student: str | None, weights: Path | None, teacher: bool
+) -> tuple[Source, Path]:
+    """What is to be exported, and where to by default; raises `UserError` unless exactly one thing is named."""
+    import export as exporting
+
+    if [run, module, student].count(None) != 2 or (student is None) != (weights is None) or (teacher and run is None):
+        raise UserError(
+            "name one of: a run directory; --module PKG.MOD:FACTORY; --student KIND:PRESET with --weights FILE "
+            "(and --teacher only with a run)"
+        )
+    if student is not None and weights is not None:
+        return _published(student, weights), Path(student.replace(":", "-"))
+    if module is not None:
+        return exporting.from_module(module), Path(module.rsplit(":")[-1])
+    assert run is not None
+    source = teacher_source(run) if teacher else exporting.from_run(run)
+    return source, run / ("teacher-bundle" if teacher else "bundle")
+
+
 def _published(student: str, weights: Path) -> Source:
     from export.sources import from_weights
 
     source, aside = from_weights(student, weights)
     if aside:
-        console.print(f"{weights.name}: left aside, for training alone needs them: {', '.join(aside)}", markup=False)
+        console_err.print(
+            f"{weights.name}: left aside, for training alone needs them: {', '.join(aside)}", markup=False
+        )
     return source
 
 

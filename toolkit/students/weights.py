@@ -19,6 +19,8 @@ CONTAINERS = ("ema", "ema_state_dict", "state_dict", "model", "module", "generat
 #: What released checkpoints hold beside the decoder, and training alone needs.
 HEADS = re.compile(r"(^|\.)\w*(projection|proj_head|aligned_feature)\w*\.")
 STATISTICS = re.compile(r"(^|\.)latents?_(mean|std)$")
+#: What torch and safetensors raise on files that are cut short or altered.
+DAMAGED = (OSError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 PREFIXES = ("module.", "decoder.")
 
 
@@ -51,13 +53,16 @@ def load_published(student: Student, path: Path) -> list[str]:
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a checkpoint, .safetensors or .pth")
+    with path.open("rb") as file:
+        if path.suffix != ".safetensors" and not file.read(2).startswith((b"PK", b"\x80")):
+            raise UserError(f"{path}: is no checkpoint, perhaps a web page or a Git LFS pointer; download it again")
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except UnpicklingError as error:
         raise UserError(
             f"{path}: holds more than tensors, and loading it could run code; ask its author for safetensors"
         ) from error
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: cannot be read as weights ({' '.join(str(error).split())[:120]})") from error
     while isinstance(content, Mapping) and not any(isinstance(value, torch.Tensor) for value in content.values()):
         inner = next((content[key] for key in CONTAINERS if key in content), None)

@@ -65,3 +65,13 @@ def test_chunks_of_frames_become_one(function: Callable[[torch.Tensor], torch.Te
 def test_a_join_of_what_is_not_one_stays(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
     _, operators = hoisted(function)
     assert "aten.cat.default" in operators
+
+
+def test_a_join_that_stands_later_is_not_taken_before_it_is_made() -> None:
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        parts = [torch.tanh(CONV(part)) for part in x.split(1)]
+        early = torch.cat([torch.relu(part) for part in parts])
+        return early + torch.cat(parts)
+
+    _, operators = hoisted(twice)
+    assert operators.count("aten.relu.default") == 1

@@ -75,10 +75,16 @@ def test_a_real_mismatch_is_refused_by_name(tmp_path: Path, change, message: str
 
 
 def test_a_file_that_is_missing_damaged_or_no_state_dict_is_refused(tmp_path: Path) -> None:
-    damaged, empty = tmp_path / "damaged.safetensors", tmp_path / "empty.pth"
+    damaged, empty, page = (tmp_path / name for name in ("damaged.safetensors", "empty.pth", "page.pth"))
+    page.write_text("<!DOCTYPE html>")
     damaged.write_bytes(b"no weights")
     torch.save({"step": 1}, empty)
-    for path, message in ((tmp_path / "none.pth", "no such file"), (damaged, "cannot be read"), (empty, "by name")):
+    for path, message in (
+        (tmp_path / "none.pth", "no such file"),
+        (damaged, "cannot be read"),
+        (empty, "by name"),
+        (page, "download it again"),
+    ):
         with pytest.raises(UserError, match=message):
             load_published(small(), path)
 
