@@ -71,6 +71,7 @@ def found(inspection: Inspection) -> set[tuple[str, str]]:
     return {(obstacle.operator, obstacle.layer) for obstacle in inspection.obstacles}
 
 
+@pytest.mark.slow
 def test_a_model_without_obstacles_is_wholly_planned_and_estimated() -> None:
     inspection = inspected()
     assert inspection.obstacles == []

@@ -106,6 +106,7 @@ def test_a_failed_parity_is_a_failed_export_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_artifact_above_rank_4_is_refused(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,7 @@ def test_an_artifact_above_rank_4_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_another_shape_is_exported_on_request(finished_run: Path, tmp_path: Path) -> None:
     manifest = export.export(from_run(finished_run), ["onnx-fp32"], tmp_path / "bundle", shape=(2, 4, 8))
     assert manifest.artifacts[0].inputs[0].shape == (2, 4, 4, 8)

@@ -27,6 +27,7 @@ def test_a_sample_depends_on_seed_and_number_alone(clip_file: Path) -> None:
     assert not torch.equal(first[7], first[8])
 
 
+@pytest.mark.slow
 def test_every_sample_is_a_window_of_the_video(clip_file: Path) -> None:
     video = read_video(clip_file).float().div(127.5).sub(1)  # (T, 3, H, W)
     windows = video.unfold(0, 5, 1).unfold(2, 16, 1).unfold(3, 24, 1)  # (t, 3, y, x, 5, 16, 24)
