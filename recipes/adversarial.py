@@ -24,7 +24,7 @@ from toolkit.errors import CheckFailed
 #: A discriminator that has been right this often, on average over so many of its steps, has nothing more to teach.
 SATURATED, WINDOW = 0.98, 200
 LARGEST_WEIGHT = 1e4
-SCALE = 2.0**12
+SCALE = 2.0**12  # of losses whose gradients alone are wanted
 
 
 class Discriminator(nn.Module):
@@ -65,10 +65,10 @@ class Judged(NamedTuple):
     score: Callable[[torch.Tensor], torch.Tensor]
     weight: float
 
-    def loss(self, video: torch.Tensor, others: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """The weighted adversarial loss of decoded videos, its gradient brought to that of the `others` at `last`."""
+    def loss(self, video: torch.Tensor, reconstruction: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """The weighted adversarial loss of decoded videos, its gradient brought to the pixel loss's at `last`."""
         score = self.score(video)
-        return self.weight * adapted_weight(others, score, last) * score
+        return self.weight * adapted_weight(reconstruction, score, last) * score
 
 
 class Judge(nn.Module):

@@ -119,7 +119,7 @@ class Trainer:
         self.wrapped, self.optimizer = self.fabric.setup(task, optimizer)
         self.average.to(self.fabric.device)
         judged = next((phase.adversarial for phase in recipe.phases if phase.adversarial is not None), None)
-        #: its scaler meets infinite gradients, and skips them
+        # its scaler meets infinite gradients, and skips them
         self.scales_losses = spec.precision == "16-mixed"
         self.adversary = Adversary(fabric, judged, self.scales_losses) if judged is not None else None
         self.step = 0
@@ -191,9 +191,10 @@ class Trainer:
         batches: Iterator[torch.Tensor] = iter(loader)  # type: ignore[arg-type]
         for _ in range(self.step, self.recipe.total_steps):
             try:
-                yield [next(batches) for _ in range(spec.accumulate)]
+                micro_batches = [next(batches) for _ in range(spec.accumulate)]
             except UserError as error:  # from a worker it comes wrapped in its traceback
                 raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from error
+            yield micro_batches
 
     def _optimize(self, batches: list[torch.Tensor]) -> dict[str, float]:
         """One optimizer step over accumulated micro-batches, of the student or in its turn of the discriminator.

@@ -6,7 +6,8 @@ Of a folder, files that cannot be used are left out, counted and named; a single
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,8 @@ class Library:
             self.files: list[File] = []
             for number, path in enumerate(found):
                 progress.update(number)
-                self._try(path, lambda path=path: self.files.append(surveyed(path, spec)))  # type: ignore[misc]
+                with self._or_skipped(path):
+                    self.files.append(surveyed(path, spec))
             progress.update(len(found), "done")
         self._check_sizes()
         if sum(file.bytes for file in self.files) <= spec.memory_gb * 1e9:
@@ -79,22 +81,21 @@ class Library:
     def _hold_all(self) -> None:
         start, stop = self.spec.range or (0, None)
         for file in self.files:
-
-            def hold(file: File = file) -> None:
+            with self._or_skipped(file.path):
                 frames = read_video(file.path, start, stop, self.spec.resize)
                 check_length(file.path, frames.shape[0], self.spec)
                 self._held[file.path] = frames
-
-            self._try(file.path, hold)
         self.files = [
             File(file.path, self._held[file.path].shape[0], file.height, file.width)
             for file in self.files
             if file.path in self._held
         ]
 
-    def _try(self, path: Path, work: Callable[[], None]) -> None:
+    @contextmanager
+    def _or_skipped(self, path: Path) -> Iterator[None]:
+        """What proves a file unusable in here is noted, unless it is the only file."""
         try:
-            work()
+            yield
         except UserError as error:
             if self._alone:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import diffusers
 import pytest
 import torch
 from torch import nn
@@ -176,7 +177,7 @@ def test_caches_windows_and_chunks_stream_exactly(build: type[nn.Module]) -> Non
     ],
 )
 def test_decoders_of_diffusers_that_look_back_stream_exactly(name: str, config: dict[str, object]) -> None:
-    vae = getattr(pytest.importorskip("diffusers"), name)(**config).eval()
+    vae = getattr(diffusers, name)(**config).eval()
     assert_streams_exactly(Apply(lambda z: vae.decode(z, return_dict=False)[0]))
 
 
