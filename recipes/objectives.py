@@ -1,4 +1,4 @@
-"""Training tasks: one `nn.Module` whose forward takes a video and returns a dict of weighted losses.
+"""Training tasks: one `nn.Module` whose forward takes videos and returns a dict of weighted losses.
 
 The trainer wraps the whole task, so that gradients synchronise across processes whatever the task does inside.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,8 +15,9 @@ from torch.nn import functional as F
 
 from recipes.adversarial import Judged
 from recipes.alignment import Alignment, Features, tapped
+from recipes.data.latents import Batch, read_latents_manifest
 from recipes.perceptual import check_size, perceptual_distance, perceptual_network, structural_similarity
-from recipes.schema import AutoencoderObjective, AutoencoderSpec, ClipsSpec, ObjectiveSpec, Recipe, TurboVAEDSpec
+from recipes.schema import AutoencoderObjective, AutoencoderSpec, LatentsSpec, ObjectiveSpec, Recipe, TurboVAEDSpec
 from recipes.teachers import diffusers_vae
 from recipes.teachers.diffusers_vae import DiffusersVAE
 from toolkit import students
@@ -50,8 +52,8 @@ class Task(nn.Module):
         """The VAE whose latents are decoded."""
 
     @abstractmethod
-    def forward(self, video: torch.Tensor, judged: Judged | None = None) -> Losses:
-        """Weighted losses of a batch `(B, 3, T, H, W)` in [-1, 1]; their sum is minimised.
+    def forward(self, batch: Batch, judged: Judged | None = None) -> Losses:
+        """Weighted losses of a batch of videos `(B, 3, T, H, W)` in [-1, 1]; their sum is minimised.
 
         With `judged`, one of them is the adversarial loss of what the student decodes.
         """
@@ -67,9 +69,9 @@ class Task(nn.Module):
     def check_clip(self, height: int, width: int) -> None:
         """Raise `UserError` where a loss cannot take training clips of this size."""
 
-    def fault(self, video: torch.Tensor) -> str | None:
+    def fault(self, batch: Batch) -> str | None:
         """What, beside training itself, makes losses of this batch that are not finite; None where nothing does."""
-        return None if video.isfinite().all() else "a clip holds values that are not finite"
+        return None if batch.video.isfinite().all() else "a clip holds values that are not finite"
 
     def trainable_state(self) -> dict[str, torch.Tensor]:
         """Everything that learns, by name: the student, and heads that only training needs."""
@@ -91,7 +93,8 @@ class AutoencoderTask(Task):
         assert isinstance(self.student, DiffusersVAE)
         return self.student
 
-    def forward(self, video: torch.Tensor, judged: Judged | None = None) -> Losses:
+    def forward(self, batch: Batch, judged: Judged | None = None) -> Losses:
+        video = batch.video
         posterior = self.vae.posterior(video)
         decoded = self.vae.decode(posterior.sample())
         elements = posterior.mean[0].numel()
@@ -112,13 +115,13 @@ class AutoencoderTask(Task):
 class DistillationTask(Task):
     """Decoder-only distillation: the frozen teacher encodes, the student learns to decode its latents."""
 
-    def __init__(self, teacher: DiffusersVAE, student: nn.Module, objective: ObjectiveSpec, probe: ClipsSpec) -> None:
+    def __init__(self, teacher: DiffusersVAE, student: nn.Module, objective: ObjectiveSpec, frames: int) -> None:
         super().__init__()
         assert objective.reconstruction is not None
         self.teacher, self.student = teacher, student
         self.reconstruction = objective.reconstruction
         self.pairs = objective.features
-        self.alignment = self._fit_heads(probe) if objective.features else None
+        self.alignment = self._fit_heads(frames) if objective.features else None
         self.ssim, self.perceptual = objective.ssim, objective.perceptual
         self.lpips = perceptual_network(objective.perceptual.net) if objective.perceptual else None
 
@@ -131,11 +134,12 @@ class DistillationTask(Task):
         self.teacher.eval()
         return self
 
-    def forward(self, video: torch.Tensor, judged: Judged | None = None) -> Losses:
+    def forward(self, batch: Batch, judged: Judged | None = None) -> Losses:
+        video = batch.video
         needs_teacher_video = self.reconstruction.against == "teacher"
         theirs: Features = {}
         with torch.no_grad():
-            latent = self.teacher.encode(video)
+            latent = self.encoded(batch)
             if needs_teacher_video or self.pairs:
                 target, theirs = self.teacher.decode_with_features(latent, [p.teacher for p in self.pairs])
         with tapped(self.student, [p.student for p in self.pairs]) as ours:
@@ -156,6 +160,10 @@ class DistillationTask(Task):
     def latent(self, model: nn.Module, video: torch.Tensor) -> torch.Tensor:
         return self.teacher.encode(video)
 
+    def encoded(self, batch: Batch) -> torch.Tensor:
+        """The teacher's latents of a batch, which may have them already."""
+        return self.teacher.encode(batch.video) if batch.latent is None else batch.latent
+
     def decode(self, model: nn.Module, latent: torch.Tensor) -> torch.Tensor:
         video = model(latent)
         assert isinstance(video, torch.Tensor)
@@ -166,19 +174,22 @@ class DistillationTask(Task):
             check_size(height, width)
 
     @torch.no_grad()
-    def fault(self, video: torch.Tensor) -> str | None:
-        latent = self.teacher.encode(video)
-        if super().fault(video) is None and not latent.isfinite().all():
+    def fault(self, batch: Batch) -> str | None:
+        fault = super().fault(batch)
+        if fault is not None:
+            return fault
+        latent = self.encoded(batch)
+        if not latent.isfinite().all():
             return "the teacher's latent of a clip is not finite: check teacher.weights"
-        if super().fault(video) is None and not self.teacher.decode(latent).isfinite().all():
+        if not self.teacher.decode(latent).isfinite().all():
             return "the teacher's video of a clip is not finite: check teacher.weights"
-        return super().fault(video)
+        return None
 
     @torch.no_grad()
-    def _fit_heads(self, probe: ClipsSpec) -> Alignment:
-        """Heads sized by one pass over zeros: block widths are facts of the models, not of the recipe."""
+    def _fit_heads(self, frames: int) -> Alignment:
+        """Heads sized by one pass over frames of zeros: block widths are facts of the models, not of the recipe."""
         side = self.teacher.spatial_factor * 4
-        video = torch.zeros(1, 3, probe.frames, side, side)
+        video = torch.zeros(1, 3, frames, side, side)
         latent = self.teacher.encode(video)
         _, theirs = self.teacher.decode_with_features(latent, [p.teacher for p in self.pairs])
         with tapped(self.student, [p.student for p in self.pairs]) as ours:
@@ -195,7 +206,9 @@ def build_task(recipe: Recipe) -> Task:
     assert recipe.teacher is not None
     teacher = diffusers_vae.load(recipe.teacher)
     student = _build_student(recipe.student, teacher)
-    return DistillationTask(teacher, student, recipe.objective, recipe.data.train)
+    data = recipe.data.train
+    frames = read_latents_manifest(Path(data.path)).data.frames if isinstance(data, LatentsSpec) else data.frames
+    return DistillationTask(teacher, student, recipe.objective, frames)
 
 
 def _build_student(spec: TurboVAEDSpec, teacher: DiffusersVAE) -> Student:

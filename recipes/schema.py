@@ -71,8 +71,15 @@ class ClipsSpec(StrictModel):
         return self
 
 
+class LatentsSpec(StrictModel):
+    """Clips that the teacher has encoded ahead, in the folder `path`, by `handheld encode`."""
+
+    kind: Literal["latents"]
+    path: str
+
+
 class DataSpec(StrictModel):
-    train: ClipsSpec
+    train: Annotated[ClipsSpec | LatentsSpec, Field(discriminator="kind")]
     validation: ClipsSpec
 
 
@@ -180,6 +187,8 @@ class Recipe(StrictModel):
         trains_vae = isinstance(self.student, AutoencoderSpec)
         if trains_vae != (self.objective.autoencoder is not None):
             raise ValueError("objective.autoencoder goes with student.kind diffusers_vae, and only with it")
+        if trains_vae and isinstance(self.data.train, LatentsSpec):
+            raise ValueError("data.train of kind latents is for students: a VAE learns to encode as well")
         judged = [phase.adversarial for phase in self.phases if phase.adversarial is not None]
         if judged and trains_vae:
             raise ValueError("phases.*.adversarial is for students: a VAE is trained on pixels alone")

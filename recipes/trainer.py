@@ -23,23 +23,24 @@ from torch.utils.tensorboard import SummaryWriter
 from recipes import ema, evaluate
 from recipes.adversarial import Adversary, Judged
 from recipes.data.clips import Clips, FromStep, validation_windows
+from recipes.data.latents import Batch, Latents
 from recipes.data.library import log_skipped
 from recipes.objectives import Task, build_task
 from recipes.result import save_result
 from recipes.rundir import RunDirectory
-from recipes.schema import PhaseSpec, Recipe
+from recipes.schema import LatentsSpec, PhaseSpec, Recipe
 from toolkit.errors import CheckFailed, HandheldError, UserError
 from toolkit.evaluation import Evaluation
 from toolkit.progress import Tracker, track
 
 
 class Interrupted(HandheldError):
-    """Ctrl-C or SIGTERM arrived; the run was saved at `step` and can be resumed."""
+    """Ctrl-C or SIGTERM arrived; the run was saved at `place` and can be resumed."""
 
     exit_code = 130  # what shells give for an interrupt
 
-    def __init__(self, run: Path, step: int) -> None:
-        super().__init__(f"stopped and saved at step {step}; go on with the same command and --output {run} --resume")
+    def __init__(self, run: Path, place: str) -> None:
+        super().__init__(f"stopped and saved at {place}; go on with the same command and --output {run} --resume")
 
 
 def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation:
@@ -54,20 +55,35 @@ def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation
     fabric.launch()
     torch.manual_seed(recipe.trainer.seed)
     task = build_task(recipe)
-    clips = Clips(recipe.data.train, recipe.trainer.seed)
+    clips = _training_clips(recipe, task)
     held_out = validation_windows(recipe.data.validation)
-    for clip in (clips[0], *held_out):
+    first = _batch(clips[0]).video
+    for clip in (first, *held_out):
         task.vae.check_video(*clip.shape[1:])
-    task.check_clip(*clips[0].shape[2:])
+    task.check_clip(*first.shape[2:])
     trainer = Trainer(fabric, recipe, run, task, clips, held_out)
     if fabric.is_global_zero:
         run.open(recipe, resume)
-        log_skipped(output, clips.library.skipped)
     fabric.barrier()
-    clips.log = output
+    if isinstance(clips, Clips):
+        if fabric.is_global_zero:
+            log_skipped(output, clips.library.skipped)
+        clips.log = output
     trainer.restore()
     trainer.train()
     return trainer.finish()
+
+
+def _training_clips(recipe: Recipe, task: Task) -> Clips | Latents:
+    if isinstance(recipe.data.train, LatentsSpec):
+        latents = Latents(Path(recipe.data.train.path))
+        latents.check_made_for(recipe, task.vae)
+        return latents
+    return Clips(recipe.data.train, recipe.trainer.seed)
+
+
+def _batch(given: torch.Tensor | Batch) -> Batch:
+    return given if isinstance(given, Batch) else Batch(given)
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -107,7 +123,7 @@ class Trainer:
         recipe: Recipe,
         run: RunDirectory,
         task: Task,
-        clips: Clips,
+        clips: Clips | Latents,
         held_out: list[torch.Tensor],
     ) -> None:
         spec = recipe.trainer
@@ -160,7 +176,7 @@ class Trainer:
                 if self.step % spec.checkpoint_every == 0 or self.step == total or stop.requested:
                     self._checkpoint(self.run.last)
                 if stop.requested and self.step < total:
-                    raise Interrupted(self.run.path, self.step)
+                    raise Interrupted(self.run.path, f"step {self.step}")
                 self._show(progress, losses, quality)
 
     def _is_logged(self) -> bool:
@@ -179,7 +195,7 @@ class Trainer:
             self.run.save_evaluation(evaluation)
         return evaluation
 
-    def _steps(self) -> Iterator[list[torch.Tensor]]:
+    def _steps(self) -> Iterator[list[Batch]]:
         """For each step that is left, the micro-batches it accumulates."""
         spec, world = self.recipe.trainer, self.fabric.world_size
         per_step = spec.batch * spec.accumulate * world
@@ -188,15 +204,15 @@ class Trainer:
             DataLoader(self.clips, batch_size=spec.batch, sampler=sampler, num_workers=spec.workers),
             use_distributed_sampler=False,
         )
-        batches: Iterator[torch.Tensor] = iter(loader)  # type: ignore[arg-type]
+        batches: Iterator[torch.Tensor | Batch] = iter(loader)  # type: ignore[arg-type]
         for _ in range(self.step, self.recipe.total_steps):
             try:
-                micro_batches = [next(batches) for _ in range(spec.accumulate)]
+                micro_batches = [_batch(next(batches)) for _ in range(spec.accumulate)]
             except UserError as error:  # from a worker it comes wrapped in its traceback
                 raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from error
             yield micro_batches
 
-    def _optimize(self, batches: list[torch.Tensor]) -> dict[str, float]:
+    def _optimize(self, batches: list[Batch]) -> dict[str, float]:
         """One optimizer step over accumulated micro-batches, of the student or in its turn of the discriminator.
 
         Returns the mean of each loss.
@@ -214,9 +230,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe.phases, self.step)
         sums: dict[str, float] = {}
-        for number, video in enumerate(batches):
+        for number, batch in enumerate(batches):
             with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < len(batches)):
-                losses = self.wrapped(video, judged)
+                losses = self.wrapped(batch, judged)
                 self.fabric.backward(torch.stack(list(losses.values())).sum() / len(batches))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
@@ -227,15 +243,17 @@ class Trainer:
         return sums
 
     @torch.no_grad()
-    def _pairs(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _pairs(self, batches: list[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """True videos and what the student makes of them."""
-        for video in batches:
+        for batch in batches:
             with self.fabric.autocast():
-                latent = self.task.latent(self.task.student, video)
+                latent = batch.latent
+                if latent is None:
+                    latent = self.task.latent(self.task.student, batch.video)
                 decoded = self.task.decode(self.task.student, latent)
-            yield video, decoded.to(video.dtype)
+            yield batch.video, decoded.to(batch.video.dtype)
 
-    def _clip(self, losses: dict[str, float], batches: list[torch.Tensor]) -> None:
+    def _clip(self, losses: dict[str, float], batches: list[Batch]) -> None:
         """Clip the gradient; raises `CheckFailed` before anything is spoilt where loss or gradient are not finite."""
         spec = self.recipe.trainer
         limit = math.inf if spec.clip_grad is None else spec.clip_grad

@@ -60,6 +60,20 @@ def test_the_whole_way_from_a_recipe_to_a_report(write_recipe: RecipeWriter, tmp
     assert "the speed of the teacher" in page.read_text()
 
 
+def test_clips_encoded_once_are_trained_from(
+    write_recipe: RecipeWriter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latents, run, recipe = tmp_path / "latents", tmp_path / "run", write_recipe()
+    assert handheld("encode", recipe, "--clips", "3", "--output", latents) == 0
+    assert "3 encoded clips" in capsys.readouterr().out
+    assert "add --resume" in refusal(capsys, 2, "encode", recipe, "--clips", "3", "--output", latents)
+    assert handheld("encode", recipe, "--clips", "3", "--output", latents, "--resume", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["manifest"]["clips"] == 3
+    train = f"data.train={{kind: latents, path: {latents}}}"
+    assert handheld("distill", recipe, "--output", run, "--set", train) == 0
+    assert (run / "student.safetensors").is_file()
+
+
 def test_verify_prints_how_each_artifact_was_proved(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert handheld("verify", bundle, "--json") == 0
     results = json.loads(capsys.readouterr().out)

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from toolkit import __version__, progress
-from toolkit.cli import demo, distill, doctor, evaluate, export, inspect, profile, recipes, report, verify
+from toolkit.cli import demo, distill, doctor, encode, evaluate, export, inspect, profile, recipes, report, verify
 from toolkit.cli.output import console_err
 from toolkit.errors import HandheldError, UserError
 from toolkit.quiet import hush_libraries
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command()(doctor.doctor)
 app.command()(demo.demo)
 app.add_typer(recipes.app, name="recipes")
+app.command()(encode.encode)
 app.command()(distill.distill)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
