@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,21 @@ def test_a_signal_ends_it_after_the_clip_at_hand_and_it_can_go_on(
     assert sorted(path.name for path in folder.iterdir()) == ["latents-00000.safetensors", "manifest.json"]
     recipes.encode(load_recipe(recipe_file), folder, CLIPS, clips_per_shard=5, resume=True)
     assert shard_path(folder, 2).read_bytes() == shard_path(encoded, 2).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_shards(encoded: Path, recipe_file: Path, tmp_path: Path) -> None:
+    script, folder = tmp_path / "encode.py", tmp_path / "latents"
+    script.write_text(
+        "import sys, recipes\nfrom pathlib import Path\n"
+        "recipe = recipes.load_recipe(sys.argv[1], ['trainer.devices=2'])\n"
+        f"recipes.encode(recipe, Path(sys.argv[2]), {CLIPS}, clips_per_shard=5)\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(recipe_file), str(folder)]
+    subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
+    for shard in range(3):
+        assert shard_path(folder, shard).read_bytes() == shard_path(encoded, shard).read_bytes()
 
 
 def test_what_does_not_fit_is_refused(
