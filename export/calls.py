@@ -87,7 +87,7 @@ def clip_call(source: Source, shape: tuple[int, int, int] | None = None, tiling:
     expected = reference(*frames)
     _check_lowering(lowered, frames, expected, reference)
     inputs = [
-        _info(name, tensor, "latent frames (T, C, h, w)" if is_video else "as PyTorch takes it")
+        _info(name, tensor, f"{source.latent} frames (T, C, h, w)" if is_video else "as PyTorch takes it")
         for name, tensor, is_video in zip(source.input_names, frames, videos[0], strict=True)
     ]
     names = source.output_names or [f"output_{number}" for number in range(len(expected))]
@@ -124,7 +124,7 @@ def stream_call(source: Source, shape: tuple[int, int, int] | None = None) -> Ca
     outputs = _eager(form.module)(inputs)
     _check_lowering_of(np.concatenate([*decoded, outputs[0]]), expected.numpy())
     states = [f"state_{number}" for number in range(len(form.states))]
-    fixed = [_info(source.input_names[0], inputs[0], "one latent frame (1, C, h, w)")]
+    fixed = [_info(source.input_names[0], inputs[0], f"one {source.latent} frame (1, C, h, w)")]
     fixed.append(_info("first", inputs[1], "1 at the first step, 0 after it"))
     state_infos = [
         _info(name, array, "zeros, then what came out") for name, array in zip(states, inputs[2:], strict=True)

@@ -81,6 +81,7 @@ def export(
             model=Model(role=source.role, class_name=source.class_name, config=source.config),
             provenance=provenance(command, source.recipe),
             quality=source.quality,
+            latent_statistics=source.latent_statistics,
             artifacts=artifacts,
         )
         (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")

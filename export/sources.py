@@ -23,6 +23,7 @@ from toolkit import students
 from toolkit.errors import UserError, unknown_name
 from toolkit.evaluation import Evaluation, read_evaluation
 from toolkit.files import sha256
+from toolkit.latents import LATENT_FILE, LatentStatistics, read_statistics
 from toolkit.schema import read_yaml
 from toolkit.students.weights import load_published
 
@@ -34,6 +35,7 @@ class Source:
     """A model to export, by default a video decoder: latent `(1, C, T, h, w)` in, video `(1, 3, T', H, W)` out.
 
     `inputs` are real examples. `meaning` says what a video that it gives is. Outputs without names are numbered.
+    `latent_statistics` are what a diffusion model normalises its latents by, where that is known.
     """
 
     name: str
@@ -46,7 +48,13 @@ class Source:
     meaning: str = "RGB in [-1, 1], (T, 3, H, W)"
     config: dict[str, Any] = field(default_factory=dict)
     quality: Evaluation | None = None
+    latent_statistics: LatentStatistics | None = None
     recipe: Path | None = None
+
+    @property
+    def latent(self) -> str:
+        """What its artifacts call the video that they take; a raw latent is one that no diffusion model normalised."""
+        return "latent" if self.role == "module" else "raw latent"
 
 
 def from_run(run: Path) -> Source:
@@ -62,6 +70,7 @@ def from_run(run: Path) -> Source:
         class_name=f"toolkit.students.{student.kind}",
         config=student.config.model_dump(mode="json"),
         quality=read_evaluation(run),
+        latent_statistics=_statistics(run, student.config.latent_channels),
         recipe=run / "recipe.yaml",
     )
 
@@ -78,7 +87,7 @@ def from_weights(
     if not colon:
         raise UserError(f"--student {spec}: expected KIND:PRESET, for example turbo_vaed:ltx")
     student = students.build(kind, preset, overrides)
-    aside = load_published(student, path)
+    published = load_published(student, path)
     latent = torch.randn(1, student.config.latent_channels, *shape, generator=torch.Generator().manual_seed(0))
     source = Source(
         name=f"{kind}-{preset}",
@@ -87,8 +96,9 @@ def from_weights(
         role="student",
         class_name=f"toolkit.students.{kind}",
         config={**student.config.model_dump(mode="json"), "weights": path.name, "weights_sha256": sha256(path)},
+        latent_statistics=published.statistics,
     )
-    return source, aside
+    return source, published.aside
 
 
 def from_module(spec: str) -> Source:
@@ -199,6 +209,16 @@ def sample_latent(run: Path) -> torch.Tensor:
     except (OSError, KeyError, SafetensorError) as error:
         raise UserError(f"{path}: no held-out sample to export with; finish the run with `handheld distill`") from error
     return latent
+
+
+def _statistics(run: Path, channels: int) -> LatentStatistics | None:
+    found = read_statistics(run)
+    if found is not None and found.channels != channels:
+        raise UserError(
+            f"{run / LATENT_FILE}: has {found.channels} numbers for latents of {channels} channels; "
+            "finish the run again with `handheld distill ... --resume`"
+        )
+    return found
 
 
 def fit(latent: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:

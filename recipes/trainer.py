@@ -190,7 +190,7 @@ class Trainer:
         student = self.average.module
         evaluation, samples = evaluate.evaluate_task(self.task, student, self.held_out)
         if self.fabric.is_global_zero:
-            save_result(self.run, self.recipe, student)
+            save_result(self.run, self.recipe, student, self.task.vae)
             self.run.save_samples(samples)
             self.run.save_evaluation(evaluation)
         return evaluation

@@ -31,6 +31,7 @@ TINY_VAE: dict[str, Any] = {
     "spatial_compression_ratio": 8,
     "temporal_compression_ratio": 2,
 }
+LATENT_MEAN, LATENT_STD = (0.5, -1.0, 0.0, 2.0), (1.0, 2.0, 3.0, 4.0)
 TARGETS = ["onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"]
 
 settings.register_profile("handheld", deadline=None, database=None, max_examples=50)
@@ -76,12 +77,15 @@ def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained AutoencoderKLLTXVideo at tiny width, saved as diffusers saves it."""
+    """An untrained AutoencoderKLLTXVideo at tiny width with statistics of its latents, saved as diffusers saves it."""
     from recipes.teachers.diffusers_vae import build
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("teacher")
-    build("AutoencoderKLLTXVideo", TINY_VAE).vae.save_pretrained(folder)
+    vae = build("AutoencoderKLLTXVideo", TINY_VAE).vae
+    vae.latents_mean.copy_(torch.tensor(LATENT_MEAN))
+    vae.latents_std.copy_(torch.tensor(LATENT_STD))
+    vae.save_pretrained(folder)
     return folder
 
 

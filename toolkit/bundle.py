@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 from toolkit.errors import CheckFailed, UserError
 from toolkit.evaluation import Evaluation
 from toolkit.files import atomic_directory, sha256, size_bytes
+from toolkit.latents import LatentStatistics
 from toolkit.parity import Parity
 from toolkit.schema import StrictModel
 from toolkit.streaming import StreamFacts
@@ -99,11 +100,14 @@ class FileEntry(StrictModel):
 
 
 class Manifest(StrictModel):
+    """Everything about a bundle. Without `latent_statistics`, the diffusion model's own are not known here."""
+
     schema_version: int = SCHEMA_VERSION
     name: str
     model: Model
     provenance: Provenance
     quality: Evaluation | None = None
+    latent_statistics: LatentStatistics | None = None
     artifacts: list[Artifact]
     files: dict[str, FileEntry] = {}
     manifest_sha256: str = ZEROED

@@ -18,13 +18,13 @@ from recipes.rundir import read_recipe
 from recipes.schema import TeacherSpec, asset_path
 from recipes.teachers.vae_classes import (
     VAE_CLASSES,
-    LatentStatistics,
     VAEClass,
     fold_frames,
     latent_statistics,
     unfold_frames,
 )
 from toolkit.errors import UserError, unknown_name
+from toolkit.latents import LatentStatistics
 
 KNOWN_CLASSES = tuple(VAE_CLASSES)
 SLICE_FRAMES = 8
@@ -170,7 +170,8 @@ class DiffusersVAE(nn.Module):
 def load(spec: TeacherSpec) -> DiffusersVAE:
     """The frozen teacher in fp32 and evaluation mode, from a folder, an embedded asset or a hub name.
 
-    Raises `UserError` with how to fetch the weights where they are not to be had, and where they are another class's.
+    Raises `UserError` with how to fetch the weights where they are not to be had, where they are another class's, and
+    where there are no statistics of the latents for every channel.
     """
     cls = _class(spec.class_name)
     path = asset_path(spec.weights)
@@ -192,7 +193,9 @@ def load(spec: TeacherSpec) -> DiffusersVAE:
             f"teacher {spec.class_name}: '{spec.weights}' is no folder here, and the hub did not give it. Where there "
             f"is a network, run `hf download {spec.weights}{part} --local-dir DIR`; then --set teacher.weights=DIR"
         ) from error
-    return DiffusersVAE(vae).eval().requires_grad_(False)
+    teacher = DiffusersVAE(vae).eval().requires_grad_(False)
+    _ = teacher.latent_statistics  # a run writes them at its end: what is wrong with them is said before it
+    return teacher
 
 
 def load_teacher(run: Path) -> DiffusersVAE:

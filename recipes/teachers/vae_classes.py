@@ -11,24 +11,19 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from recipes.alignment import joined_in_time
 from toolkit.errors import UserError
+from toolkit.latents import LatentStatistics
+from toolkit.schema import validate
 
 Factor = Callable[[ModelMixin], int]
 Join = Callable[[ModelMixin, Sequence[torch.Tensor], torch.Size], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class LatentStatistics:
-    """Per channel of the latent: a diffusion model works on `(latent - mean) / std`; a decoder takes `latent`."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 def latent_statistics(vae: ModelMixin, channels: int) -> LatentStatistics:
     """From latents_mean and latents_std (buffers or configuration), scaling_factor and shift_factor, where it has them.
 
     diffusers' pipelines undo them as `x * latents_std / scaling_factor + latents_mean`, with shift_factor for the mean
-    where there are no statistics. Raises `UserError` where there are not `channels` of them.
+    where there are no statistics. Raises `UserError` where there are not `channels` of them, or where they are no
+    statistics: a std must be above 0, and every number finite.
     """
     buffers = dict(vae.named_buffers(recurse=False))
 
@@ -47,7 +42,9 @@ def latent_statistics(vae: ModelMixin, channels: int) -> LatentStatistics:
                 f"{type(vae).__name__}: {key} has {len(values)} numbers for latents of {channels} channels; "
                 f"give latents_mean and latents_std of {channels} numbers each in its configuration"
             )
-    return LatentStatistics(tuple(mean), tuple(value / scale for value in std))
+    name = type(vae).__name__
+    found = {"mean": mean, "std": [value / scale for value in std], "origin": name}
+    return validate(LatentStatistics, found, f"{name}: statistics of its latents")
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,7 @@ def test_inspect_reads_a_run_and_a_bundle(finished_run: Path, bundle: Path, caps
     shown = capsys.readouterr().out
     assert "executorch-xnnpack-fp32" in shown
     assert "estimated" in shown
+    assert "latents: the decoder takes raw latents, normalised * std + mean" in shown
     assert handheld("inspect", bundle, "--json") == 0
     assert {artifact["how"] for artifact in json.loads(capsys.readouterr().out)} == {"planned"}
 

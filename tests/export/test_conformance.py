@@ -14,6 +14,7 @@ from export.sources import from_weights
 from export.targets import find_target
 from tests.conformance import NAMES, truth
 from toolkit.errors import UserError
+from toolkit.latents import LatentStatistics
 
 #: Half precision moves numbers near zero further than fp32 does.
 THRESHOLDS = {"onnx-fp32": 1e-2, "executorch-xnnpack-fp32": 1e-2, "coreml-fp16": 5e-2}
@@ -41,10 +42,11 @@ def test_an_artifact_of_a_published_layout_gives_its_authors_video(tmp_path: Pat
 def test_published_weights_become_a_source_of_their_own(tmp_path: Path) -> None:
     known, path = truth("hunyuan"), tmp_path / "published.safetensors"
     weights = {f"decoder.{key}": value for key, value in known.student.state_dict().items()}
-    save_file({**weights, "latents_mean": torch.zeros(8)}, path)
+    save_file({**weights, "latents_mean": torch.zeros(8), "latents_std": torch.full((8,), 2.0)}, path)
     overrides = known.student.config.model_dump()
     source, aside = from_weights("turbo_vaed:hunyuan", path, overrides, shape=(2, 3, 4))
-    assert aside == ["latents_mean"]
+    assert aside == []
+    assert source.latent_statistics == LatentStatistics(mean=(0,) * 8, std=(2,) * 8, origin="published.safetensors")
     assert source.inputs[0].shape == (1, 8, 2, 3, 4)
     with torch.no_grad():
         assert torch.equal(source.module(known.latent), known.student(known.latent))

@@ -17,10 +17,11 @@ import export
 from export import parity, targets
 from export.sources import Source, fit, from_run
 from export.targets import Session, Target
-from tests.conftest import TARGETS, Apply
+from tests.conftest import LATENT_MEAN, LATENT_STD, TARGETS, Apply
 from toolkit import students
 from toolkit.bundle import read_manifest
 from toolkit.errors import CheckFailed, UserError
+from toolkit.latents import LatentStatistics
 from toolkit.streaming import StreamFacts
 
 
@@ -57,6 +58,30 @@ def test_the_card_names_every_artifact_and_how_it_was_proved(exported_bundle: Pa
     card = (exported_bundle / "README.md").read_text()
     for text in ("model.onnx", "model.pte", "model.mlpackage", "executed", "```swift", "```kotlin"):
         assert text in card
+
+
+def test_the_manifest_says_what_the_latents_are_normalised_by_and_that_artifacts_take_raw_ones(
+    exported_bundle: Path,
+) -> None:
+    manifest = read_manifest(exported_bundle)
+    expected = LatentStatistics(mean=LATENT_MEAN, std=LATENT_STD, origin="AutoencoderKLLTXVideo")
+    assert manifest.latent_statistics == expected
+    assert {a.inputs[0].meaning for a in manifest.artifacts} == {"raw latent frames (T, C, h, w)"}
+
+
+def test_a_run_without_statistics_is_exported_as_one_whose_statistics_are_unknown(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "latent.json").unlink()
+    assert from_run(run).latent_statistics is None
+
+
+def test_statistics_of_another_number_of_channels_are_refused(finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "latent.json").write_text('{"mean": [0.0], "std": [1.0], "origin": "AutoencoderKL"}')
+    with pytest.raises(UserError, match=r"latent\.json: has 1 numbers for latents of 4 channels"):
+        from_run(run)
 
 
 def test_verify_passes_on_what_export_wrote(exported_bundle: Path) -> None:

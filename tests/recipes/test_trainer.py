@@ -23,9 +23,10 @@ from recipes import adversarial
 from recipes.rundir import RunDirectory
 from recipes.schema import PhaseSpec
 from recipes.trainer import Interrupted, learning_rate
-from tests.conftest import RecipeWriter
+from tests.conftest import LATENT_MEAN, LATENT_STD, RecipeWriter
 from toolkit import students
 from toolkit.errors import CheckFailed, UserError
+from toolkit.latents import LatentStatistics, read_statistics
 
 KILLED_AT_STEP = """
 import os, signal, sys
@@ -68,6 +69,30 @@ def test_a_finished_run_holds_all_that_the_next_stages_read(finished_run: Path) 
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [row["step"] for row in rows if "lr" in row] == [1, 2, 3, 4, 5, 6]
     assert {"reconstruction", "features"} <= set(rows[0])
+
+
+def test_a_finished_run_says_what_its_latents_are_normalised_by(finished_run: Path) -> None:
+    expected = LatentStatistics(mean=LATENT_MEAN, std=LATENT_STD, origin="AutoencoderKLLTXVideo")
+    assert read_statistics(finished_run) == expected
+
+
+def test_resuming_a_finished_run_writes_statistics_that_it_lacks(finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "latent.json").unlink()
+    recipes.distill(recipes.load_recipe(run / "recipe.yaml"), run, resume=True)
+    assert read_statistics(run) == read_statistics(finished_run)
+
+
+def test_statistics_that_are_none_are_refused_before_a_run_begins(
+    write_recipe: RecipeWriter, teacher_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    save_file({**load_file(weights), "latents_std": torch.zeros(4)}, weights, metadata={"format": "pt"})
+    path = write_recipe(lambda r: r["teacher"].update(weights=str(folder)))
+    with pytest.raises(UserError, match=r"statistics of its latents: std\.0: .*greater than 0"):
+        recipes.distill(recipes.load_recipe(path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_scores_are_those_of_the_saved_student(finished_run: Path) -> None:

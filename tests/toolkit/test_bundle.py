@@ -208,6 +208,11 @@ def test_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
         open_bundle(tmp_path)
 
 
+def test_manifest_of_a_bundle_without_latent_statistics_is_read(bundle: Path) -> None:
+    rewrite(bundle, lambda content: content.pop("latent_statistics"))
+    assert open_bundle(bundle).latent_statistics is None
+
+
 def test_manifest_of_another_schema_version_is_refused_by_its_number(bundle: Path) -> None:
     rewrite(bundle, lambda content: content.update(schema_version=99))
     with pytest.raises(UserError, match="schema version 99; this release reads 1"):

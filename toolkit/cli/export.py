@@ -99,9 +99,7 @@ def _published(student: str, weights: Path) -> Source:
 
     source, aside = from_weights(student, weights)
     if aside:
-        console_err.print(
-            f"{weights.name}: left aside, for training alone needs them: {', '.join(aside)}", markup=False
-        )
+        console_err.print(f"{weights.name}: left aside, not needed to decode: {', '.join(aside)}", markup=False)
     return source
 
 
@@ -121,6 +119,7 @@ def teacher_source(run: Path) -> Source:
         class_name=f"diffusers.{type(vae.vae).__name__}.decoder",
         config={key: value for key, value in vae.vae.config.items() if not key.startswith("_")},
         quality=read_evaluation(run),
+        latent_statistics=vae.latent_statistics,
         recipe=run / "recipe.yaml",
     )
 

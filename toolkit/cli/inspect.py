@@ -15,6 +15,7 @@ from toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from export.inspection import ArtifactFacts, Inspection, Obstacle
+    from toolkit.latents import LatentStatistics
 
 PREFIXES = ["", "k", "M", "G", "T"]
 
@@ -33,7 +34,7 @@ def inspect(
     if (path is None) == (module is None):
         raise UserError("name one thing to inspect: a run directory, a bundle, or --module PKG.MOD:FACTORY")
     from export import inspection, sources
-    from toolkit.bundle import MANIFEST
+    from toolkit.bundle import MANIFEST, read_manifest
 
     if path is not None and (path / MANIFEST).is_file():
         artifacts = inspection.inspect_bundle(path, targets or ())
@@ -41,6 +42,9 @@ def inspect(
             print_json([artifact.model_dump(mode="json") for artifact in artifacts])
         else:
             print_artifact_facts(str(path), artifacts)
+            manifest = read_manifest(path)
+            if manifest.model.role != "module":
+                print_latents(manifest.latent_statistics)
         return
     if path is not None and not (path / "recipe.yaml").is_file():
         raise UserError(f"{path}: neither a run directory nor a bundle; name one, or --module PKG.MOD:FACTORY")
@@ -50,6 +54,8 @@ def inspect(
         print_json(found.model_dump(mode="json"))
     else:
         print_inspection(found)
+        if source.role != "module":
+            print_latents(source.latent_statistics)
     refusal = found.refusal()
     if refusal is not None:
         raise refusal
@@ -123,6 +129,13 @@ def print_artifact_facts(title: str, artifacts: Sequence[ArtifactFacts]) -> None
             ]
         )
     print_table(title, columns, rows)
+
+
+def print_latents(statistics: LatentStatistics | None) -> None:
+    """What an app does to a diffusion model's output before it decodes."""
+    from toolkit.latents import undoing
+
+    console.print(f"latents: {undoing(statistics)}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _share(share: float | None, delegates: int | None) -> str:

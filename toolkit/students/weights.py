@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -12,27 +13,42 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from toolkit.errors import UserError
+from toolkit.latents import LatentStatistics
+from toolkit.schema import validate
 from toolkit.students import Student
 
 #: Names under which training scripts keep the weights inside a checkpoint.
 CONTAINERS = ("ema", "ema_state_dict", "state_dict", "model", "module", "generator")
-#: What released checkpoints hold beside the decoder, and training alone needs.
+#: What released checkpoints hold beside the decoder: what training alone needs.
 HEADS = re.compile(r"(^|\.)\w*(projection|proj_head|aligned_feature)\w*\.")
+#: And what a diffusion model normalises latents by.
 STATISTICS = re.compile(r"(^|\.)latents?_(mean|std)$")
 #: What torch and safetensors raise on files that are cut short or altered.
 DAMAGED = (OSError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 PREFIXES = ("module.", "decoder.")
 
 
-def load_published(student: Student, path: Path) -> list[str]:
-    """Load a released checkpoint (safetensors, or a pickle of tensors alone) strictly; returns what it leaves aside.
+@dataclass(frozen=True)
+class Published:
+    """What a released checkpoint holds beside weights: tensors left aside, by name, and the latents' statistics."""
 
-    Left aside are projection heads and latent statistics, by name. Raises `UserError` where the file is missing,
-    damaged or no mere set of tensors, or where a weight is missing, of another shape, or unknown.
+    aside: list[str]
+    statistics: LatentStatistics | None
+
+
+def load_published(student: Student, path: Path) -> Published:
+    """Load a released checkpoint (safetensors, or a pickle of tensors alone) strictly; returns what else it holds.
+
+    Left aside are projection heads, and latent statistics that say nothing. Raises `UserError` where the file is
+    missing, damaged or no mere set of tensors, where a weight is missing, of another shape, or unknown, and where
+    statistics are none or of another number of channels.
     """
-    weights, aside = {}, []
+    weights, aside, statistics = {}, [], {}
     for name, value in _tensors(path).items():
-        if HEADS.search(name) or STATISTICS.search(name):
+        kind = STATISTICS.search(name)
+        if kind is not None:
+            statistics[kind[2]] = name, value
+        elif HEADS.search(name):
             aside.append(name)
         else:
             weights[_inner(name)] = value
@@ -47,7 +63,29 @@ def load_published(student: Student, path: Path) -> list[str]:
         ]
         raise UserError(f"{path}: is no {student.kind} of this layout: {'; '.join(complaints)}. Name another --student")
     student.load_state_dict({name: value.float() for name, value in weights.items()})
-    return sorted(aside)
+    found = _statistics({kind: value for kind, (_, value) in statistics.items()}, path, student.config.latent_channels)
+    if found is None:
+        aside += [name for name, _ in statistics.values()]
+    return Published(sorted(aside), found)
+
+
+def _statistics(given: Mapping[str, torch.Tensor], path: Path, channels: int) -> LatentStatistics | None:
+    """The statistics that the file gives; None where it lacks one of them, or has those of an untouched buffer.
+
+    The authors' class makes buffers of zeros and ones, and their training never sets them: the teacher's own
+    statistics, or its scaling factor, then are not in the file, and "nothing to undo" would be wrong.
+    """
+    if given.keys() != {"mean", "std"}:
+        return None
+    for kind, value in given.items():
+        if value.numel() != channels:
+            raise UserError(
+                f"{path}: latents_{kind} has {value.numel()} numbers for latents of {channels} channels; "
+                "name another --student"
+            )
+    numbers = {kind: value.flatten().tolist() for kind, value in given.items()}
+    found = validate(LatentStatistics, {**numbers, "origin": path.name}, f"{path}: statistics of its latents")
+    return None if found.is_identity else found
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -312,6 +312,7 @@ def test_the_exported_teacher_is_the_whole_decoder(name: str, run: Path) -> None
     with torch.no_grad():
         assert torch.equal(source.module(*source.inputs), make(name).decode(source.inputs[0]))
     assert source.class_name == f"diffusers.{name}.decoder"
+    assert source.latent_statistics == make(name).latent_statistics
 
 
 @pytest.mark.slow

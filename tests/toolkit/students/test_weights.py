@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from toolkit import students
 from toolkit.errors import UserError
+from toolkit.latents import LatentStatistics
 from toolkit.students import Student
 from toolkit.students.weights import load_published
 
@@ -43,9 +44,42 @@ def test_a_released_checkpoint_loads_and_its_extras_are_named(tmp_path: Path, su
     else:
         torch.save({"state_dict": content, "step": 3} if wrapped else content, path)
     target = small()
-    assert load_published(target, path) == sorted(EXTRA)
+    published = load_published(target, path)
+    assert published.aside == sorted(EXTRA)
+    assert published.statistics is None  # zeros and ones are the buffers' defaults, which say nothing
     latent = torch.randn(1, 2, 2, 2, 2)
     torch.testing.assert_close(target(latent), source(latent))
+
+
+def test_statistics_beside_the_weights_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    statistics = {"vae.latents_mean": torch.zeros(2).half(), "vae.latents_std": torch.tensor([[0.5], [1.0]])}
+    torch.save({**released(small()), **statistics}, path)
+    published = load_published(small(), path)
+    assert published.aside == []
+    assert published.statistics == LatentStatistics(mean=(0.0, 0.0), std=(0.5, 1.0), origin="weights.pth")
+
+
+def test_a_mean_without_a_std_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({**released(small()), "latents_mean": torch.ones(2)}, path)
+    published = load_published(small(), path)
+    assert (published.aside, published.statistics) == (["latents_mean"], None)
+
+
+@pytest.mark.parametrize(
+    ("std", "message"),
+    [
+        (torch.ones(3), "latents_std has 3 numbers for latents of 2 channels"),
+        (torch.tensor([1.0, -1.0]), r"std\.1: .*greater than 0"),
+        (torch.tensor([1.0, torch.nan]), r"std\.1: .*finite"),
+    ],
+)
+def test_statistics_that_cannot_be_undone_are_refused(tmp_path: Path, std: torch.Tensor, message: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({**released(small()), "latents_mean": torch.ones(2), "latents_std": std}, path)
+    with pytest.raises(UserError, match=message):
+        load_published(small(), path)
 
 
 def test_half_precision_weights_become_fp32(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""The model card: what it says of the latents, for every case of what is known of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+from export.model_card import model_card
+from toolkit.bundle import Artifact, GraphFacts, Manifest, Model, TensorInfo, provenance
+from toolkit.latents import LatentStatistics
+from toolkit.parity import Parity, Tolerance
+
+FORMULA = "latent = normalised * std + mean"
+FILES = {"coreml-fp16": "model.mlpackage", "executorch-xnnpack-fp32": "model.pte", "onnx-fp32": "model.onnx"}
+
+
+def artifact(target: str) -> Artifact:
+    parity = Parity(
+        how="executed",
+        runtime="a runtime",
+        max_abs=1e-6,
+        scale=1.0,
+        psnr_db=120.0,
+        tolerance=Tolerance(max_share=1e-4),
+        passed=True,
+    )
+    return Artifact(
+        target=target,
+        mode="clip",
+        path=FILES[target],
+        sha256="0" * 64,
+        bytes=1,
+        inputs=[TensorInfo(name="latent", shape=(3, 3, 8, 8), dtype="float32", meaning="raw latent frames")],
+        outputs=[TensorInfo(name="frames", shape=(5, 3, 64, 64), dtype="float32", meaning="frames")],
+        parity=parity,
+        graph=GraphFacts(max_rank=4, operators={}, params=10, macs=100, peak_activation_bytes=1000),
+    )
+
+
+def card(
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] = (),
+    role: Literal["student", "teacher", "module"] = "student",
+    config: dict[str, Any] | None = None,
+) -> str:
+    return model_card(
+        Manifest(
+            name="tiny",
+            model=Model(role=role, class_name="AnyDecoder", config=config or {}),
+            provenance=provenance("handheld export run"),
+            latent_statistics=None if mean is None else LatentStatistics(mean=mean, std=std, origin="AutoencoderKLWan"),
+            artifacts=[artifact(target) for target in FILES],
+        )
+    )
+
+
+def latents(text: str) -> str:
+    return text.partition("## Latents")[2].partition("## Artifacts")[0]
+
+
+def test_a_few_channels_are_listed_with_the_formula_that_undoes_them() -> None:
+    text = card((0.1, 0.25, -1.0), (1.0, 2.0, 1 / 3))
+    assert FORMULA in latents(text)
+    assert "std: 1, 2, 0.333333\n" in latents(text)
+    assert "mean: 0.1, 0.25, -1\n" in latents(text)
+    assert "AutoencoderKLWan" in latents(text)
+
+
+def test_one_number_for_all_channels_is_said_once() -> None:
+    text = latents(card((0.0,) * 128, (2.0964,) * 128))
+    assert FORMULA in text
+    assert "std is 2.0964 and mean is 0 in every one of the 128 channels" in text
+
+
+def test_many_channels_are_left_to_the_manifest() -> None:
+    text = latents(card(tuple(range(128)), (2.5,) * 128))
+    assert FORMULA in text
+    assert "128 numbers: `latent_statistics.std` and `latent_statistics.mean` in `manifest.json`" in text
+    assert "127" not in text
+
+
+def test_where_mean_is_0_and_std_is_1_there_is_nothing_to_undo() -> None:
+    text = card((0.0,) * 3, (1.0,) * 3, role="teacher")
+    assert "mean is 0 and std is 1 in every channel: nothing to undo" in latents(text)
+    assert FORMULA not in text
+
+
+def test_unknown_statistics_are_to_be_looked_up() -> None:
+    text = latents(card(None))
+    assert "not known here" in text
+    for key in ("latents_mean", "latents_std", "scaling_factor", "shift_factor"):
+        assert key in text
+
+
+def test_statistics_of_released_weights_come_with_a_word_on_scaling() -> None:
+    known = (0.1, 0.25, -1.0), (1.0, 2.0, 3.0)
+    assert "`scaling_factor`" in latents(card(*known, config={"weights": "released.pth"}))
+    assert "`scaling_factor`" not in latents(card(*known))
+
+
+def test_a_model_of_the_users_own_is_not_said_to_take_latents() -> None:
+    text = card(None, role="module")
+    assert "## Latents" not in text
+    assert "raw latent" not in text.partition("## Artifacts")[2]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "filling"),
+    [
+        (None, (), "with raw latents (see above: Latents)"),
+        ((0.0,) * 3, (1.0,) * 3, "with the diffusion model's output as it is"),
+        ((0.5,) * 3, (1.0,) * 3, "with raw latents: normalised * std + mean in every channel"),
+    ],
+)
+def test_every_snippet_says_what_to_fill_the_latent_with(
+    mean: tuple[float, ...] | None, std: tuple[float, ...], filling: str
+) -> None:
+    assert card(mean, std).count(filling) == 3
