@@ -76,14 +76,7 @@ def export(
         progress.update(len(chosen) + 1, "sealing")
         np.savez(folder / SAMPLE, **call.sample)  # type: ignore[arg-type]
         torch.export.save(call.reference, folder / REFERENCE)
-        manifest = Manifest(
-            name=source.name,
-            model=Model(role=source.role, class_name=source.class_name, config=source.config),
-            provenance=provenance(command, source.recipe),
-            quality=source.quality,
-            latent_statistics=source.latent_statistics,
-            artifacts=artifacts,
-        )
+        manifest = _manifest(source, artifacts, command)
         (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
         sealed = seal(folder, manifest)
         progress.update(len(chosen) + 2, "done")
@@ -135,6 +128,18 @@ def write_artifact(target: Target, folder: Path, call: Call, estimates: dict[str
         tiling=call.tiling,
         parity=found,
         graph=GraphFacts.model_validate(asdict(written) | estimates),
+    )
+
+
+def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manifest:
+    return Manifest(
+        name=source.name,
+        model=Model(role=source.role, class_name=source.class_name, config=source.config),
+        provenance=provenance(command, source.recipe),
+        quality=source.quality,
+        latent_statistics=source.latent_statistics,
+        normalized_latents=source.normalized_latents,
+        artifacts=artifacts,
     )
 
 

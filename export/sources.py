@@ -35,7 +35,8 @@ class Source:
     """A model to export, by default a video decoder: latent `(1, C, T, h, w)` in, video `(1, 3, T', H, W)` out.
 
     `inputs` are real examples. `meaning` says what a video that it gives is. Outputs without names are numbered.
-    `latent_statistics` are what a diffusion model normalises its latents by, where that is known.
+    `latent_statistics` are what a diffusion model normalises its latents by, where that is known; `normalized_latents`,
+    whether `module` takes such latents and undoes it.
     """
 
     name: str
@@ -49,12 +50,15 @@ class Source:
     config: dict[str, Any] = field(default_factory=dict)
     quality: Evaluation | None = None
     latent_statistics: LatentStatistics | None = None
+    normalized_latents: bool = False
     recipe: Path | None = None
 
     @property
     def latent(self) -> str:
         """What its artifacts call the video that they take; a raw latent is one that no diffusion model normalised."""
-        return "latent" if self.role == "module" else "raw latent"
+        if self.role == "module":
+            return "latent"
+        return "normalised latent" if self.normalized_latents else "raw latent"
 
 
 def from_run(run: Path) -> Source:

@@ -100,7 +100,10 @@ class FileEntry(StrictModel):
 
 
 class Manifest(StrictModel):
-    """Everything about a bundle. Without `latent_statistics`, the diffusion model's own are not known here."""
+    """Everything about a bundle. Without `latent_statistics`, the diffusion model's own are not known here.
+
+    `normalized_latents`: whether the artifacts take what it gives; otherwise they take raw latents.
+    """
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -108,6 +111,7 @@ class Manifest(StrictModel):
     provenance: Provenance
     quality: Evaluation | None = None
     latent_statistics: LatentStatistics | None = None
+    normalized_latents: bool = False
     artifacts: list[Artifact]
     files: dict[str, FileEntry] = {}
     manifest_sha256: str = ZEROED

@@ -52,8 +52,13 @@ def read_statistics(run: Path) -> LatentStatistics | None:
     return validate_json(LatentStatistics, path) if path.is_file() else None
 
 
-def undoing(statistics: LatentStatistics | None) -> str:
-    """In one line, what an app does to a diffusion model's output before it decodes."""
+def undoing(statistics: LatentStatistics | None, normalized: bool = False) -> str:
+    """In one line, what an app does to a diffusion model's output before it decodes.
+
+    `normalized`: the decoder was exported with the undoing in it.
+    """
+    if normalized:
+        return "the decoder takes normalised latents, as the diffusion model gives them"
     if statistics is None:
         return "the decoder takes raw latents; the diffusion model's mean and std are not known here"
     if statistics.is_identity:

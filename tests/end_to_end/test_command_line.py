@@ -229,6 +229,14 @@ def test_a_malformed_shape_is_refused(finished_run: Path, capsys: pytest.Capture
     assert "5x32x32" in refusal(capsys, 2, "export", finished_run, "--target", "onnx-fp32", "--shape", "5x32")
 
 
+def test_a_model_without_latent_statistics_cannot_take_normalised_latents(
+    factories: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--module", f"{factories}:plain", "--target", "onnx-fp32", "--output", tmp_path / "bundle"]
+    assert "not known here" in refusal(capsys, 2, *command, "--normalized-latents")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_an_unknown_device_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Known: host" in refusal(capsys, 2, "profile", bundle, "--device", "toaster")
 

@@ -43,6 +43,7 @@ def card(
     std: tuple[float, ...] = (),
     role: Literal["student", "teacher", "module"] = "student",
     config: dict[str, Any] | None = None,
+    normalized: bool = False,
 ) -> str:
     return model_card(
         Manifest(
@@ -50,6 +51,7 @@ def card(
             model=Model(role=role, class_name="AnyDecoder", config=config or {}),
             provenance=provenance("handheld export run"),
             latent_statistics=None if mean is None else LatentStatistics(mean=mean, std=std, origin="AutoencoderKLWan"),
+            normalized_latents=normalized,
             artifacts=[artifact(target) for target in FILES],
         )
     )
@@ -97,6 +99,13 @@ def test_statistics_of_released_weights_come_with_a_word_on_scaling() -> None:
     known = (0.1, 0.25, -1.0), (1.0, 2.0, 3.0)
     assert "`scaling_factor`" in latents(card(*known, config={"weights": "released.pth"}))
     assert "`scaling_factor`" not in latents(card(*known))
+
+
+def test_artifacts_that_undo_it_inside_say_so_and_no_formula_is_left() -> None:
+    text = card((0.5,) * 3, (2.0,) * 3, normalized=True)
+    assert "take normalised latents" in latents(text)
+    assert FORMULA not in text
+    assert text.count("with the diffusion model's output as it is") == 3
 
 
 def test_a_model_of_the_users_own_is_not_said_to_take_latents() -> None:

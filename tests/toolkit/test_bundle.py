@@ -209,8 +209,9 @@ def test_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_manifest_of_a_bundle_without_latent_statistics_is_read(bundle: Path) -> None:
-    rewrite(bundle, lambda content: content.pop("latent_statistics"))
+    rewrite(bundle, lambda content: (content.pop("latent_statistics"), content.pop("normalized_latents")))
     assert open_bundle(bundle).latent_statistics is None
+    assert not open_bundle(bundle).normalized_latents
 
 
 def test_manifest_of_another_schema_version_is_refused_by_its_number(bundle: Path) -> None:

@@ -65,5 +65,10 @@ def test_one_line_says_what_there_is_to_undo(mean: tuple[float, ...], std: tuple
     assert undoing(statistics) == f"the decoder takes raw latents{end}"
 
 
+def test_one_line_says_that_a_decoder_undoes_it_itself() -> None:
+    statistics = LatentStatistics.model_validate(GIVEN)
+    assert "takes normalised latents" in undoing(statistics, normalized=True)
+
+
 def test_one_line_says_that_statistics_are_unknown() -> None:
     assert "mean and std are not known" in undoing(None)

@@ -50,6 +50,9 @@ def export(
     tiling: Annotated[
         bool, typer.Option("--tiling", help="Measure how tiles must overlap, to decode longer clips and larger frames.")
     ] = False,
+    normalized_latents: Annotated[
+        bool, typer.Option("--normalized-latents", help="Take a diffusion model's output: undo mean and std inside.")
+    ] = False,
     teacher: Annotated[bool, typer.Option("--teacher", help="Export the teacher's decoder, as a baseline.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
@@ -59,7 +62,7 @@ def export(
     source, bundle = _source(run, module, student, weights, teacher)
     bundle = output or bundle
     manifest = exporting.export(
-        source,
+        exporting.normalised(source) if normalized_latents else source,
         targets,
         bundle,
         mode=mode.value,

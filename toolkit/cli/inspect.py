@@ -44,7 +44,7 @@ def inspect(
             print_artifact_facts(str(path), artifacts)
             manifest = read_manifest(path)
             if manifest.model.role != "module":
-                print_latents(manifest.latent_statistics)
+                print_latents(manifest.latent_statistics, manifest.normalized_latents)
         return
     if path is not None and not (path / "recipe.yaml").is_file():
         raise UserError(f"{path}: neither a run directory nor a bundle; name one, or --module PKG.MOD:FACTORY")
@@ -131,11 +131,11 @@ def print_artifact_facts(title: str, artifacts: Sequence[ArtifactFacts]) -> None
     print_table(title, columns, rows)
 
 
-def print_latents(statistics: LatentStatistics | None) -> None:
+def print_latents(statistics: LatentStatistics | None, normalized: bool = False) -> None:
     """What an app does to a diffusion model's output before it decodes."""
     from toolkit.latents import undoing
 
-    console.print(f"latents: {undoing(statistics)}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"latents: {undoing(statistics, normalized)}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _share(share: float | None, delegates: int | None) -> str:
