@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from toolkit.cli.output import command_line, console, print_json, print_table
+from toolkit.cli.runs import find_run
 from toolkit.errors import UserError
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    run: Annotated[Path, typer.Argument(help="A finished run directory, or asset:NAME for an embedded one.")],
     data: Annotated[
         Path | None, typer.Option(help="A video file or a folder of them (default: the run's validation data).")
     ] = None,
@@ -28,7 +29,11 @@ def evaluate(
     from recipes.side_by_side import FOLDER, evaluate_run
     from toolkit.side_by_side import table, title
 
-    result = evaluate_run(run, data=data, frames=frames, size=_parse_size(size), output=output, command=command_line())
+    found, home = find_run(run)
+    folder = output or home / FOLDER
+    result = evaluate_run(
+        found, data=data, frames=frames, size=_parse_size(size), output=folder, command=command_line()
+    )
     if as_json:
         print_json(json.loads(result.model_dump_json()))
         return
@@ -36,7 +41,7 @@ def evaluate(
     print_table(title(result), columns, rows)
     if result.lpips_left_out is not None:
         console.print(result.lpips_left_out, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"evaluation: {output or run / FOLDER}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"evaluation: {folder}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

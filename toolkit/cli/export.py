@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolkit.cli.output import command_line, console, console_err, print_json, print_table
+from toolkit.cli.runs import find_run
 from toolkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Mode(StrEnum):
 
 def export(
     targets: Annotated[list[str], typer.Option("--target", help="A named preset; may be given several times.")],
-    run: Annotated[Path | None, typer.Argument(help="A run directory.")] = None,
+    run: Annotated[Path | None, typer.Argument(help="A run directory, or asset:NAME for an embedded one.")] = None,
     module: Annotated[
         str | None,
         typer.Option(help="PKG.MOD:FACTORY instead of a run; the factory returns (module, example inputs)."),
@@ -93,8 +94,9 @@ def _source(
     if module is not None:
         return exporting.from_module(module), Path(module.rsplit(":")[-1])
     assert run is not None
-    source = teacher_source(run) if teacher else exporting.from_run(run)
-    return source, run / ("teacher-bundle" if teacher else "bundle")
+    found, home = find_run(run)
+    source = teacher_source(found) if teacher else exporting.from_run(found)
+    return source, home / ("teacher-bundle" if teacher else "bundle")
 
 
 def _published(student: str, weights: Path) -> Source:

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from toolkit.cli.output import console, print_json, print_table
+from toolkit.cli.runs import find_run
 from toolkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ PREFIXES = ["", "k", "M", "G", "T"]
 
 
 def inspect(
-    path: Annotated[Path | None, typer.Argument(help="A run directory or a bundle.", metavar="[RUN|BUNDLE]")] = None,
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="A run directory (asset:NAME for an embedded one) or a bundle.", metavar="[RUN|BUNDLE]"),
+    ] = None,
     module: Annotated[
         str | None, typer.Option(help="PKG.MOD:FACTORY; the factory returns (module, example inputs).")
     ] = None,
@@ -33,6 +37,7 @@ def inspect(
     """Say, per target, what will not run and what leaves the accelerator, before any training or export."""
     if (path is None) == (module is None):
         raise UserError("name one thing to inspect: a run directory, a bundle, or --module PKG.MOD:FACTORY")
+    path = None if path is None else find_run(path)[0]
     from export import inspection, sources
     from toolkit.bundle import MANIFEST, read_manifest
 
