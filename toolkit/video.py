@@ -6,8 +6,8 @@ Frames are `(T, 3, H, W)` uint8; a video for a model is `(3, T, H, W)` float in 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from PIL import Image
 
 from toolkit.errors import UserError
 from toolkit.files import write_atomic
+from toolkit.seeking import frames_from
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
 
@@ -46,22 +47,13 @@ def iterate_video(
 ) -> Iterator[np.ndarray]:
     """Decode frames `start` to `stop` one at a time, `(H, W, 3)` uint8, resized to `size` by area averaging.
 
-    Raises `UserError` as `read_video` does; what only the end of the file shows is raised after the last frame.
+    Starts at a key frame close before `start` where `toolkit.seeking` can prove the frames' numbers, else at the
+    beginning; the frames are the same. Raises `UserError` as `read_video` does; what only the end of the file shows
+    is raised after the last frame, and damage before the key frame is not met.
     """
-    decoded = 0
-    with _opened(path) as (container, stream):
-        declared = stream.frames
-        for frame in islice(container.decode(video=0), stop):
-            if frame.is_corrupt:
-                raise UserError(f"{path}: frame {decoded} is damaged; re-encode the file or copy it again")
-            decoded += 1
-            if decoded > start:
-                yield _to_array(frame, size)
-    if stop is None and decoded < declared:
-        raise UserError(f"{path}: breaks off after {decoded} of {declared} frames; re-encode it or copy it again")
-    if decoded <= start or (stop is not None and decoded < stop):
-        wanted = f"frames {start} to {stop}" if stop is not None else f"frames from {start} on"
-        raise UserError(f"{path}: has only {decoded} frames; {wanted} were asked for")
+    missing = (yield from _sought(path, start, stop, size)) if start else 0
+    if missing is not None:
+        yield from _decoded(path, start, stop, size, missing)
 
 
 def read_video(
@@ -73,6 +65,40 @@ def read_video(
     while decoding, or has fewer frames than asked for.
     """
     return stack_frames(list(iterate_video(path, start, stop, size)))
+
+
+def _sought(
+    path: Path, start: int, stop: int | None, size: tuple[int, int] | None
+) -> Generator[np.ndarray, None, int | None]:
+    """What can be had by seeking; returns the number of the first frame that could not, or None if none is missing."""
+    at = start
+    with suppress(UserError), _opened(path) as (container, stream):  # the decoding from the beginning explains it
+        end = stream.frames if stop is None else stop
+        for frame in islice(frames_from(container, stream, start), max(end - start, 0)):
+            yield _to_array(frame, size)
+            at += 1
+        return None if start < at == end else at
+    return at
+
+
+def _decoded(
+    path: Path, start: int, stop: int | None, size: tuple[int, int] | None, missing: int
+) -> Iterator[np.ndarray]:
+    """The frames `missing` to `stop`, decoded from the beginning; `start` is where the caller began."""
+    decoded = 0
+    with _opened(path) as (container, stream):
+        declared = stream.frames
+        for frame in islice(container.decode(video=0), stop):
+            if frame.is_corrupt:
+                raise UserError(f"{path}: frame {decoded} is damaged; re-encode the file or copy it again")
+            decoded += 1
+            if decoded > missing:
+                yield _to_array(frame, size)
+    if stop is None and decoded < declared:
+        raise UserError(f"{path}: breaks off after {decoded} of {declared} frames; re-encode it or copy it again")
+    if decoded <= start or (stop is not None and decoded < stop):
+        wanted = f"frames {start} to {stop}" if stop is not None else f"frames from {start} on"
+        raise UserError(f"{path}: has only {decoded} frames; {wanted} were asked for")
 
 
 def stack_frames(frames: Sequence[np.ndarray]) -> torch.Tensor:
