@@ -49,7 +49,7 @@ class AutoencoderSpec(StrictModel):
 
 
 class ClipsSpec(StrictModel):
-    """Windows of `frames` frames from a video file or a folder of them.
+    """Windows of `frames` frames from a video file, a `.tar` shard of videos, or a folder or a pattern of both.
 
     `range` keeps only these frames of each file (start, stop); `resize` scales whole frames (height, width);
     `size` crops: at random in training, to the centre in validation.

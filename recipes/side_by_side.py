@@ -21,6 +21,7 @@ from toolkit.evaluation import EVALUATION_FILE
 from toolkit.files import atomic_directory, check_writable, sha256
 from toolkit.lpips import Lpips, lpips_missing
 from toolkit.progress import Tracker, track
+from toolkit.shards import name_within
 from toolkit.side_by_side import ClipScores, SideBySide, kept, markdown, order, summarise
 from toolkit.students import WEIGHTS_FILE, Student
 
@@ -135,7 +136,7 @@ def _score(pair: Pair, spec: ClipsSpec, lpips: Lpips | None, progress: Tracker) 
         teacher, student = pair.decode(window.video)
         clips.append(
             ClipScores(
-                file=_within(window, spec),
+                file=name_within(window.path, asset_path(spec.path)),
                 start=window.start,
                 size=(window.video.shape[2], window.video.shape[3]),
                 teacher=score(teacher, window.video, lpips),
@@ -144,12 +145,6 @@ def _score(pair: Pair, spec: ClipsSpec, lpips: Lpips | None, progress: Tracker) 
         )
         progress.update(len(clips), f"PSNR {clips[-1].student.psnr_db:.2f} dB")
     return clips
-
-
-def _within(window: Window, spec: ClipsSpec) -> str:
-    """The file's path within the data."""
-    root = asset_path(spec.path)
-    return window.path.relative_to(root).as_posix() if root.is_dir() else window.path.name
 
 
 def _check_output(folder: Path) -> None:

@@ -22,8 +22,7 @@ from PIL import Image
 from toolkit.errors import UserError
 from toolkit.files import write_atomic
 from toolkit.seeking import frames_from
-
-VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
+from toolkit.shards import Member, Video
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,15 @@ class VideoInfo:
     width: int
 
 
-def probe(path: Path) -> VideoInfo:
-    """Length and size of a video without decoding it; raises `UserError` where `path` is no video file."""
-    with _opened(path) as (container, stream):
+def probe(video: Video) -> VideoInfo:
+    """Length and size of a video without decoding it; raises `UserError` where it is no video file."""
+    with _opened(video) as (container, stream):
         frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
         return VideoInfo(frames, stream.height, stream.width)
 
 
 def iterate_video(
-    path: Path, start: int = 0, stop: int | None = None, size: tuple[int, int] | None = None
+    video: Video, start: int = 0, stop: int | None = None, size: tuple[int, int] | None = None
 ) -> Iterator[np.ndarray]:
     """Decode frames `start` to `stop` one at a time, `(H, W, 3)` uint8, resized to `size` by area averaging.
 
@@ -51,28 +50,28 @@ def iterate_video(
     beginning; the frames are the same. Raises `UserError` as `read_video` does; what only the end of the file shows
     is raised after the last frame, and damage before the key frame is not met.
     """
-    missing = (yield from _sought(path, start, stop, size)) if start else 0
+    missing = (yield from _sought(video, start, stop, size)) if start else 0
     if missing is not None:
-        yield from _decoded(path, start, stop, size, missing)
+        yield from _decoded(video, start, stop, size, missing)
 
 
 def read_video(
-    path: Path, start: int = 0, stop: int | None = None, size: tuple[int, int] | None = None
+    video: Video, start: int = 0, stop: int | None = None, size: tuple[int, int] | None = None
 ) -> torch.Tensor:
     """Decode frames `start` to `stop` of a video file, resized to `size` (height, width) by area averaging.
 
     Returns `(T, 3, H, W)` uint8. Raises `UserError` if the file is missing, is not a video, breaks off
     while decoding, or has fewer frames than asked for.
     """
-    return stack_frames(list(iterate_video(path, start, stop, size)))
+    return stack_frames(list(iterate_video(video, start, stop, size)))
 
 
 def _sought(
-    path: Path, start: int, stop: int | None, size: tuple[int, int] | None
+    video: Video, start: int, stop: int | None, size: tuple[int, int] | None
 ) -> Generator[np.ndarray, None, int | None]:
     """What can be had by seeking; returns the number of the first frame that could not, or None if none is missing."""
     at = start
-    with suppress(UserError), _opened(path) as (container, stream):  # the decoding from the beginning explains it
+    with suppress(UserError), _opened(video) as (container, stream):  # the decoding from the beginning explains it
         end = stream.frames if stop is None else stop
         for frame in islice(frames_from(container, stream, start), max(end - start, 0)):
             yield _to_array(frame, size)
@@ -82,23 +81,23 @@ def _sought(
 
 
 def _decoded(
-    path: Path, start: int, stop: int | None, size: tuple[int, int] | None, missing: int
+    video: Video, start: int, stop: int | None, size: tuple[int, int] | None, missing: int
 ) -> Iterator[np.ndarray]:
     """The frames `missing` to `stop`, decoded from the beginning; `start` is where the caller began."""
     decoded = 0
-    with _opened(path) as (container, stream):
+    with _opened(video) as (container, stream):
         declared = stream.frames
         for frame in islice(container.decode(video=0), stop):
             if frame.is_corrupt:
-                raise UserError(f"{path}: frame {decoded} is damaged; re-encode the file or copy it again")
+                raise UserError(f"{video}: frame {decoded} is damaged; re-encode the file or copy it again")
             decoded += 1
             if decoded > missing:
                 yield _to_array(frame, size)
     if stop is None and decoded < declared:
-        raise UserError(f"{path}: breaks off after {decoded} of {declared} frames; re-encode it or copy it again")
+        raise UserError(f"{video}: breaks off after {decoded} of {declared} frames; re-encode it or copy it again")
     if decoded <= start or (stop is not None and decoded < stop):
         wanted = f"frames {start} to {stop}" if stop is not None else f"frames from {start} on"
-        raise UserError(f"{path}: has only {decoded} frames; {wanted} were asked for")
+        raise UserError(f"{video}: has only {decoded} frames; {wanted} were asked for")
 
 
 def stack_frames(frames: Sequence[np.ndarray]) -> torch.Tensor:
@@ -107,30 +106,19 @@ def stack_frames(frames: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(video: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The file and its first video stream; what goes wrong in the decoder while it is open is a `UserError`."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such video file")
+    file, url = (video.shard, video.url) if isinstance(video, Member) else (video, str(video))
+    if not file.is_file():
+        raise UserError(f"{video}: no such video file")
     try:
-        with av.open(str(path)) as container:
+        with av.open(url) as container:
             if not container.streams.video:
-                raise UserError(f"{path}: holds no video stream")
+                raise UserError(f"{video}: holds no video stream")
             yield container, container.streams.video[0]
     except av.FFmpegError as error:
         reason = error.strerror or "decoder error"
-        raise UserError(f"{path}: cannot be decoded as a video ({reason}); re-encode it or copy it again") from error
-
-
-def find_videos(path: Path) -> list[Path]:
-    """The video files of a folder (sorted, recursive), or the one file that `path` is."""
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
-        if not found:
-            raise UserError(f"{path}: holds no video file ({', '.join(sorted(VIDEO_SUFFIXES))})")
-        return found
-    if not path.exists():
-        raise UserError(f"{path}: no such video file or folder")
-    return [path]
+        raise UserError(f"{video}: cannot be decoded as a video ({reason}); re-encode it or copy it again") from error
 
 
 def to_unit_range(frames: torch.Tensor) -> torch.Tensor:

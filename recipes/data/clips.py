@@ -17,7 +17,9 @@ from torch.utils.data import Dataset, Sampler
 from recipes.data.library import Library, check_crop, check_length, log_skipped, surveyed
 from recipes.schema import ClipsSpec, asset_path
 from toolkit.errors import UserError
-from toolkit.video import find_videos, iterate_video, stack_frames, to_unit_range
+from toolkit.progress import track
+from toolkit.shards import Video, find_videos
+from toolkit.video import iterate_video, stack_frames, to_unit_range
 
 
 class Clips(Dataset[torch.Tensor]):
@@ -69,7 +71,7 @@ class FromStep(Sampler[int]):
 class Window:
     """A held-out clip: `video` is `(3, frames, h, w)` float in [-1, 1], from frame `start` of the file `path` on."""
 
-    path: Path
+    path: Video
     start: int
     video: torch.Tensor
 
@@ -78,7 +80,7 @@ class Window:
 class Survey:
     """What a file is expected to give: how many windows, and their height and width."""
 
-    path: Path
+    path: Video
     windows: int
     height: int
     width: int
@@ -109,11 +111,16 @@ def windows(spec: ClipsSpec) -> Iterator[Window]:
 
 def survey(spec: ClipsSpec) -> list[Survey]:
     """What `windows` will give, from the files' own declarations; raises `UserError` if one is too short or small."""
-    files = [surveyed(path, spec) for path in find_videos(asset_path(spec.path))]
+    found = find_videos(asset_path(spec.path))
+    files = []
+    with track("survey", len(found)) as progress:
+        for number, path in enumerate(found):
+            files.append(surveyed(path, spec))
+            progress.update(number + 1)
     return [Survey(f.path, f.frames // spec.frames, *(spec.size or (f.height, f.width))) for f in files]
 
 
-def _centre(path: Path, frame: np.ndarray, spec: ClipsSpec) -> np.ndarray:
+def _centre(path: Video, frame: np.ndarray, spec: ClipsSpec) -> np.ndarray:
     height, width = frame.shape[:2]
     check_crop(path, height, width, spec)
     crop_height, crop_width = spec.size or (height, width)

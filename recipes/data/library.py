@@ -1,6 +1,7 @@
 """The video files that training draws from: surveyed once, held in memory where they fit, read on demand elsewhere.
 
-Of a folder, files that cannot be used are left out, counted and named; a single file that cannot be used is an error.
+Of several, videos and parts of shards that cannot be used are left out, counted and named; a single one that cannot be
+used is an error.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 from recipes.schema import ClipsSpec, asset_path
 from toolkit.errors import UserError
 from toolkit.progress import track
-from toolkit.video import find_videos, probe, read_video
+from toolkit.shards import Video, find_videos
+from toolkit.video import probe, read_video
 
 SKIPPED_FILE = "skipped.jsonl"
 
@@ -25,7 +27,7 @@ SKIPPED_FILE = "skipped.jsonl"
 class File:
     """A usable video: its frames within `range`, and their height and width after `resize`."""
 
-    path: Path
+    path: Video
     frames: int
     height: int
     width: int
@@ -42,10 +44,10 @@ class Library:
     """
 
     def __init__(self, spec: ClipsSpec) -> None:
-        self.spec, self.skipped = spec, dict[Path, str]()
-        found = find_videos(asset_path(spec.path))
+        self.spec, self.skipped = spec, dict[Video, str]()
+        found = find_videos(asset_path(spec.path), self.skipped)
         self.total, self._alone = len(found), len(found) == 1
-        self._held: dict[Path, torch.Tensor] = {}
+        self._held: dict[Video, torch.Tensor] = {}
         with track("survey", len(found)) as progress:
             self.files: list[File] = []
             for number, path in enumerate(found):
@@ -92,7 +94,7 @@ class Library:
         ]
 
     @contextmanager
-    def _or_skipped(self, path: Path) -> Iterator[None]:
+    def _or_skipped(self, path: Video) -> Iterator[None]:
         """What proves a file unusable in here is noted, unless it is the only file."""
         try:
             yield
@@ -110,7 +112,7 @@ class Library:
             )
 
 
-def surveyed(path: Path, spec: ClipsSpec) -> File:
+def surveyed(path: Video, spec: ClipsSpec) -> File:
     """What a file declares of itself; raises `UserError` if it is no video, or too short or too small."""
     start, stop = spec.range or (0, None)
     info = probe(path)
@@ -121,7 +123,7 @@ def surveyed(path: Path, spec: ClipsSpec) -> File:
     return File(path, frames, height, width)
 
 
-def check_length(path: Path, length: int, spec: ClipsSpec) -> None:
+def check_length(path: Video, length: int, spec: ClipsSpec) -> None:
     """Raise `UserError` where a file has fewer frames than a clip."""
     if length < spec.frames:
         raise UserError(
@@ -130,7 +132,7 @@ def check_length(path: Path, length: int, spec: ClipsSpec) -> None:
         )
 
 
-def check_crop(path: Path, height: int, width: int, spec: ClipsSpec) -> None:
+def check_crop(path: Video, height: int, width: int, spec: ClipsSpec) -> None:
     """Raise `UserError` where frames are smaller than the crop."""
     if spec.size and (height < spec.size[0] or width < spec.size[1]):
         raise UserError(
@@ -139,7 +141,7 @@ def check_crop(path: Path, height: int, width: int, spec: ClipsSpec) -> None:
         )
 
 
-def log_skipped(run: Path, skipped: Mapping[Path, str]) -> None:
+def log_skipped(run: Path, skipped: Mapping[Video, str]) -> None:
     """Add to the run's list, for readers in other processes have no other way to tell; what it has stays once."""
     known = read_skipped(run)
     rows = [{"path": str(path), "reason": reason} for path, reason in skipped.items() if str(path) not in known]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,19 @@ def test_frames_size_and_folder_can_be_named(run: Path, tmp_path: Path) -> None:
     assert result.size == (32, 40)
     assert (tmp_path / "out" / "here" / "evaluation.md").is_file()
     assert not (run / "evaluation").exists()
+
+
+def test_a_shard_is_evaluated_by_the_names_of_its_members(run: Path, clip_file: Path, tmp_path: Path) -> None:
+    shard = tmp_path / "shard-000.tar"
+    with tarfile.open(shard, "w") as archive:
+        archive.add(clip_file, "deep/clip.mp4")
+    for data in (shard, tmp_path / "shard-{000..000}.tar"):
+        result = recipes.evaluate_run(run, data=data, frames=9)
+        assert [(clip.file, clip.start) for clip in result.clips] == [
+            ("shard-000.tar/deep/clip.mp4", 0),
+            ("shard-000.tar/deep/clip.mp4", 9),
+        ]
+    assert result.student.mean == recipes.evaluate_run(run, data=clip_file, frames=9).student.mean
 
 
 def test_single_frames_have_no_temporal_consistency(run: Path, clip_file: Path) -> None:

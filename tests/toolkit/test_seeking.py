@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import recipes
 from toolkit.errors import UserError
+from toolkit.shards import find_videos
 from toolkit.video import iterate_video, read_video
 
 FRAMES, HEIGHT, WIDTH, GROUP = 40, 48, 64, 10
@@ -101,6 +103,17 @@ def test_every_start_gives_the_frames_of_a_decoding_from_the_beginning(video: Ca
         np.testing.assert_array_equal(frames.numpy(), whole[start : start + 3])
     for start in range(3, FRAMES, 9):
         np.testing.assert_array_equal(read_video(video(name), start).numpy(), whole[start:])
+
+
+def test_a_member_of_a_shard_reads_alike_from_anywhere(video: Callable[[str], Path], tmp_path: Path) -> None:
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        archive.add(video("vp9.mp4"), "first.mp4")
+        archive.add(video("h264.mp4"), "second.mp4")
+    whole = decoded(video("h264.mp4"))
+    member = find_videos(shard)[1]
+    for start in range(FRAMES):
+        np.testing.assert_array_equal(read_video(member, start, start + 1).numpy(), whole[start : start + 1])
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ from PIL import Image
 
 from toolkit.errors import UserError
 from toolkit.video import (
-    find_videos,
     iterate_video,
     probe,
     read_video,
@@ -158,30 +157,6 @@ def test_overwritten_frames_are_refused(tmp_path: Path, streamable: Path) -> Non
 def test_too_few_frames_are_refused_with_how_many_there_are(lossless: Path, start: int, stop: int | None) -> None:
     with pytest.raises(UserError, match=rf"clip\.mov: has only {FRAMES} frames; frames (from )?{start} "):
         read_video(lossless, start, stop)
-
-
-def test_finds_the_videos_of_a_folder_and_its_subfolders_in_order(tmp_path: Path) -> None:
-    for name in ("b.mp4", "a.MKV", "notes.txt", "deep/c.webm"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [p.relative_to(tmp_path).as_posix() for p in find_videos(tmp_path)] == ["a.MKV", "b.mp4", "deep/c.webm"]
-
-
-def test_a_file_is_its_own_only_video_whatever_its_name(tmp_path: Path) -> None:
-    (tmp_path / "clip.bin").touch()
-    assert find_videos(tmp_path / "clip.bin") == [tmp_path / "clip.bin"]
-
-
-def test_folder_without_videos_is_refused_with_the_suffixes_looked_for(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"holds no video file \(.*\.mkv.*\.mp4") as caught:
-        find_videos(tmp_path)
-    assert str(tmp_path) in str(caught.value)
-
-
-def test_absent_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="absent: no such video file or folder"):
-        find_videos(tmp_path / "absent")
 
 
 def test_every_byte_value_survives_the_way_to_unit_range_and_back() -> None:

@@ -16,7 +16,8 @@ from toolkit.errors import UserError
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run directory, or asset:NAME for an embedded one.")],
     data: Annotated[
-        Path | None, typer.Option(help="A video file or a folder of them (default: the run's validation data).")
+        Path | None,
+        typer.Option(help="A video file, a .tar shard, a folder of them, or a pattern (default: the run's own)."),
     ] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of one clip (default: the recipe's).")] = None,
     size: Annotated[
