@@ -10,7 +10,7 @@ import re
 import tarfile
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from toolkit.errors import UserError
 from toolkit.progress import track
@@ -83,8 +83,9 @@ def name_within(video: Video, path: Path) -> str:
 
 def _sources(path: Path) -> list[Path]:
     if path.is_dir():
-        suffixes = VIDEO_SUFFIXES
-        return sorted(p for p in path.rglob("*") if (p.suffix.lower() in suffixes or _is_shard(p)) and not p.is_dir())
+        files = sorted(p for p in path.rglob("*") if (_is_video(p) or _is_shard(p)) and not p.is_dir())
+        # compressed archives beside videos may hold anything; on their own they are what was meant
+        return [p for p in files if not COMPRESSED.search(p.name)] or files
     if path.exists():
         return [path]
     if REMOTE.match(str(path)):
@@ -109,6 +110,10 @@ def _expanded(pattern: str) -> list[str]:
     if ends is not None:
         parts = [str(number).zfill(len(ends[1])) for number in range(int(ends[1]), int(ends[2]) + 1)]
     return [name for part in parts for name in _expanded(pattern[: braces.start()] + part + pattern[braces.end() :])]
+
+
+def _is_video(path: PurePath) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith("._")  # macOS keeps attributes so
 
 
 def _is_shard(path: Path) -> bool:
@@ -149,7 +154,7 @@ def read_shard(path: Path) -> Shard:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 for info in archive:
                     name = PurePosixPath(info.name.lstrip("/"))
-                    is_video = name.suffix.lower() in VIDEO_SUFFIXES and info.isfile() and not info.issparse()
+                    is_video = _is_video(name) and info.isfile() and not info.issparse()
                     if is_video and info.offset_data + info.size <= end:
                         videos[name] = Member(path, name, info.offset_data, info.size)
                 file.seek(archive.offset)

@@ -122,9 +122,16 @@ def test_a_compressed_shard_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
     with pytest.raises(UserError, match=rf"{name}: is (compressed .* decompress it|no uncompressed tar)"):
         find_videos(tmp_path / name)
-    damaged: dict[Video, str] = {}
-    assert names(find_videos(tmp_path, damaged), tmp_path) == ["plain.tar/a.mp4"]
-    assert list(damaged) == [tmp_path / name]
+    plain.unlink()
+    with pytest.raises(UserError, match=rf"{name}: is (compressed .* decompress it|no uncompressed tar)"):
+        find_videos(tmp_path)
+
+
+def test_what_lies_beside_videos_without_being_one_is_ignored(tmp_path: Path) -> None:
+    plain = write_shard(tmp_path / "plain.tar", {"a.mp4": b"a", "._a.mp4": b"attributes"})
+    (tmp_path / "annotations.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    (tmp_path / "._plain.mp4").write_bytes(b"attributes")
+    assert names(find_videos(tmp_path), tmp_path) == ["plain.tar/a.mp4"]
 
 
 MEMBERS = {f"{number}.mp4": bytes([number + 1]) * 1000 for number in range(6)}  # three blocks each, header included
