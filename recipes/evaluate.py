@@ -1,4 +1,8 @@
-"""How good a student is on held-out clips: standard PSNR and SSIM, beside the teacher's on the same latents."""
+"""How good a student is on held-out clips: standard PSNR and SSIM, beside the teacher's on the same latents.
+
+Where a run has several processes, each scores its share of the clips, numbers r, r + w, ... in the process of rank r
+of w. Their scores are put in the order of the clips before they are averaged, so that the means do not depend on w.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from recipes.objectives import DistillationTask, Task
+from recipes.processes import gather_to_first, in_order
 from toolkit import metrics
 from toolkit.evaluation import Evaluation, Scores, mean_scores
 from toolkit.lpips import Lpips
@@ -30,29 +36,30 @@ class Strip:
 
 
 @torch.no_grad()
-def validate(task: Task, student: nn.Module, clips: list[torch.Tensor]) -> tuple[Scores, Strip]:
-    """The averaged student's scores over `clips` and the strip of the first one, in fp32."""
+def validate(fabric: Fabric, task: Task, student: nn.Module, share: list[torch.Tensor]) -> tuple[Scores, Strip | None]:
+    """The averaged student's scores over the clips of all processes, in fp32; in the first, the first clip's strip."""
     device = next(student.parameters()).device
     task.eval()
     scores = []
-    columns: list[torch.Tensor] = []
-    for clip in clips:
+    strip = None
+    for place, clip in enumerate(share):
         latent = task.latent(student, clip[None].to(device))
         decoded = task.decode(student, latent)[0].cpu()
         scores.append(score(decoded, clip))
-        if not columns:
+        if fabric.is_global_zero and place == 0:
             teacher = [task.teacher.decode(latent)[0].cpu()] if isinstance(task, DistillationTask) else []
-            columns = [clip, *teacher, decoded]
-    return mean_scores(scores), Strip(columns)
+            strip = Strip([clip, *teacher, decoded])
+    return mean_scores(in_order(fabric, scores)), strip
 
 
 @torch.no_grad()
 def evaluate_task(
-    task: Task, student: nn.Module, clips: list[torch.Tensor]
+    fabric: Fabric, task: Task, student: nn.Module, share: list[torch.Tensor]
 ) -> tuple[Evaluation, dict[str, torch.Tensor]]:
-    """Scores of teacher and student over all `clips`, and the first few clips' tensors for export to use.
+    """Scores of teacher and student over the clips of all processes, and the first clips' tensors for export to use.
 
-    The tensors: `latent.N` fp32 `(1, C, t, h, w)`, `truth.N`, `teacher.N`, `student.N` fp16 `(3, T, H, W)`.
+    The tensors, which only the first process gets: `latent.N` fp32 `(1, C, t, h, w)`, `truth.N`, `teacher.N`,
+    `student.N` fp16 `(3, T, H, W)`.
     """
     device = next(student.parameters()).device
     task.eval()
@@ -60,28 +67,32 @@ def evaluate_task(
     ours: list[Scores] = []
     theirs: list[Scores] = []
     tensors: dict[str, torch.Tensor] = {}
-    with track("evaluate", len(clips)) as progress:
-        for number, clip in enumerate(clips):
+    with track("evaluate", len(share)) as progress:
+        for place, clip in enumerate(share):
             latent = task.latent(student, clip[None].to(device))
             outputs = {"student": task.decode(student, latent)[0].cpu()}
             ours.append(score(outputs["student"], clip))
             if teacher is not None:
                 outputs["teacher"] = teacher.decode(latent)[0].cpu()
                 theirs.append(score(outputs["teacher"], clip))
+            number = fabric.global_rank + place * fabric.world_size
             if number < SAMPLES_KEPT:
                 tensors[f"latent.{number}"] = latent.float().cpu()
                 for name, video in {"truth": clip, **outputs}.items():
                     tensors[f"{name}.{number}"] = video.half()
-            progress.update(number + 1)
+            progress.update(place + 1)
+    frames = in_order(fabric, [clip.shape[1] for clip in share])
+    theirs = in_order(fabric, theirs)
     evaluation = Evaluation(
-        clips=len(clips),
-        frames=sum(clip.shape[1] for clip in clips),
-        student=mean_scores(ours),
+        clips=len(frames),
+        frames=sum(frames),
+        student=mean_scores(in_order(fabric, ours)),
         teacher=mean_scores(theirs) if theirs else None,
         student_params=parameters(student),
         teacher_params=parameters(teacher.decoder) if teacher is not None else None,
     )
-    return evaluation, tensors
+    samples = gather_to_first(fabric, tensors)
+    return evaluation, {name: tensor for some in samples for name, tensor in some.items()}
 
 
 def score(decoded: torch.Tensor, clip: torch.Tensor, lpips: Lpips | None = None) -> Scores:

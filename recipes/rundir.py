@@ -17,7 +17,10 @@ from toolkit.evaluation import EVALUATION_FILE, Evaluation
 from toolkit.files import write_atomic
 
 #: What every checkpoint has; one of a run with an adversarial phase has its adversary too.
-STATE = {"task", "average", "optimizer", "precision", "step", "best_psnr"}
+STATE = {"task", "average", "optimizer", "precision", "step", "samples", "best_psnr"}
+
+#: What of `trainer` says where to train, not what: a run may be resumed with others.
+PLACE = {"devices", "workers"}
 
 
 class RunDirectory:
@@ -34,7 +37,7 @@ class RunDirectory:
         self.best = path / "checkpoints" / "best.pt"
 
     def open(self, recipe: Recipe, resume: bool) -> None:
-        """Create the run, or check that it may be resumed with this recipe."""
+        """Create the run, or check that it may be resumed with this recipe, whatever its `PLACE`."""
         text = recipe.to_yaml()
         if not self.recipe.exists():
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -43,9 +46,10 @@ class RunDirectory:
             return
         if not resume:
             raise UserError(f"{self.path}: a run is there already; add --resume to go on, or name another --output")
-        if load_recipe(self.recipe) != recipe:
+        if _without_place(load_recipe(self.recipe)) != _without_place(recipe):
             raise UserError(
-                f"{self.recipe}: the run was started with another recipe; resume it with that one unchanged"
+                f"{self.recipe}: the run was started with another recipe; resume it with that one unchanged (only "
+                f"trainer.{', trainer.'.join(sorted(PLACE))} may differ)"
             )
 
     def save_checkpoint(self, path: Path, state: dict[str, Any]) -> None:
@@ -84,6 +88,12 @@ class RunDirectory:
 
     def save_samples(self, tensors: dict[str, torch.Tensor]) -> None:
         write_atomic(self.sample_tensors, save({k: v.contiguous() for k, v in tensors.items()}))
+
+
+def _without_place(recipe: Recipe) -> dict[str, Any]:
+    fields = recipe.model_dump()
+    fields["trainer"] = {key: value for key, value in fields["trainer"].items() if key not in PLACE}
+    return fields
 
 
 def read_recipe(run: Path) -> Recipe:

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from recipes import ema, evaluate
+from recipes import ema, evaluate, processes
 from recipes.adversarial import Adversary, Judged
 from recipes.data.clips import Clips, FromStep, validation_windows
 from recipes.data.latents import Batch, Latents
@@ -47,27 +48,34 @@ def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation
     """Train as `recipe` says and leave a run directory at `output`.
 
     With `resume`, goes on from the last checkpoint of the same recipe (from the start if there is none).
-    Returns the held-out scores. Raises `UserError` on bad input and `Interrupted` when stopped by a signal.
+    Returns the held-out scores. Raises `UserError` on bad input and `Interrupted` when stopped by a signal; where there
+    are several processes, all of them return or raise the same.
     """
     run = RunDirectory(output)
     recipe = resolve(recipe)
-    fabric = Fabric(devices=recipe.trainer.devices, precision=recipe.trainer.precision)  # type: ignore[arg-type]
-    fabric.launch()
+    fabric = processes.start(recipe.trainer)
+    if len(set(processes.gather(fabric, recipe.to_yaml()))) > 1:
+        raise UserError(
+            "the processes were given different recipes, or their machines give trainer.precision=auto different "
+            "meanings; use one file for all, and set trainer.precision"
+        )
     torch.manual_seed(recipe.trainer.seed)
-    task = build_task(recipe)
-    clips = _training_clips(recipe, task)
-    held_out = validation_windows(recipe.data.validation)
-    first = _batch(clips[0]).video
-    for clip in (first, *held_out):
-        task.vae.check_video(*clip.shape[1:])
-    task.check_clip(*first.shape[2:])
-    trainer = Trainer(fabric, recipe, run, task, clips, held_out)
-    if fabric.is_global_zero:
-        run.open(recipe, resume)
-    fabric.barrier()
-    if isinstance(clips, Clips):
+    with processes.together(fabric):
+        task = build_task(recipe)
+        clips = _training_clips(recipe, task)
+        held_out = validation_windows(recipe.data.validation)
+        first = _batch(clips[0]).video
+        for clip in (first, *held_out):
+            task.vae.check_video(*clip.shape[1:])
+        task.check_clip(*first.shape[2:])
+    share = held_out[fabric.global_rank :: fabric.world_size]
+    trainer = Trainer(fabric, recipe, run, task, clips, share)
+    with processes.together(fabric):
         if fabric.is_global_zero:
-            log_skipped(output, clips.library.skipped)
+            run.open(recipe, resume)
+            if isinstance(clips, Clips):
+                log_skipped(output, clips.library.skipped)
+    if isinstance(clips, Clips):
         clips.log = output
     trainer.restore()
     trainer.train()
@@ -115,7 +123,10 @@ def learning_rate(phases: list[PhaseSpec], step: int) -> float:
 
 
 class Trainer:
-    """One run in progress: the task under Fabric, its optimizer, its average, and where it stands."""
+    """One run in progress: the task under Fabric, its optimizer, its average, and where it stands.
+
+    `held_out` is this process's share of the clips: numbers r, r + w, ... in the process of rank r of w.
+    """
 
     def __init__(
         self,
@@ -138,24 +149,31 @@ class Trainer:
         # its scaler meets infinite gradients, and skips them
         self.scales_losses = spec.precision == "16-mixed"
         self.adversary = Adversary(fabric, judged, self.scales_losses) if judged is not None else None
-        self.step = 0
+        self.step = self.samples = 0
         self.best_psnr = -math.inf
 
     def restore(self) -> None:
         """Take up the last checkpoint, if there is one."""
-        state = self.run.load_checkpoint(self.run.last)
-        if state is not None:
-            if state["task"].keys() != self.task.trainable_state().keys():
-                raise UserError(f"{self.run.last}: holds other weights than this recipe trains; name another --output")
-            self.task.load_state_dict(state["task"], strict=False)  # the frozen teacher is not in it
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.best_psnr = state["step"], state["best_psnr"]
-            self.fabric.strategy.precision.load_state_dict(state["precision"])
-            if self.adversary is not None:
-                self.adversary.load(state["adversary"])
-        if self.fabric.is_global_zero:
-            self.run.truncate_metrics(self.step)
+        with processes.together(self.fabric):
+            state = self.run.load_checkpoint(self.run.last)
+            if state is not None:
+                self._load(state)
+        if len(set(processes.gather(self.fabric, self.step))) > 1:
+            raise UserError(f"{self.run.last}: not seen by all nodes; name an --output on a file system they share")
+        with processes.together(self.fabric):
+            if self.fabric.is_global_zero:
+                self.run.truncate_metrics(self.step)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        if state["task"].keys() != self.task.trainable_state().keys():
+            raise UserError(f"{self.run.last}: holds other weights than this recipe trains; name another --output")
+        self.task.load_state_dict(state["task"], strict=False)  # the frozen teacher is not in it
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.samples, self.best_psnr = state["step"], state["samples"], state["best_psnr"]
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        if self.adversary is not None:
+            self.adversary.load(state["adversary"])
 
     def train(self) -> None:
         """All steps that are left, with validation and checkpoints on the way."""
@@ -169,13 +187,16 @@ class Trainer:
             for batches in self._steps():
                 losses = self._optimize(batches)
                 self.step += 1
+                self.samples += self.samples_per_step
                 if self._is_logged():
-                    self._log(losses, board)
+                    with processes.together(self.fabric):
+                        self._log(losses, board)
                 if self.step % spec.validate_every == 0 or self.step == total:
                     quality = f"PSNR {self._validate(board):.2f} dB"
-                if self.step % spec.checkpoint_every == 0 or self.step == total or stop.requested:
+                stopped = processes.any_of(self.fabric, stop.requested)
+                if self.step % spec.checkpoint_every == 0 or self.step == total or stopped:
                     self._checkpoint(self.run.last)
-                if stop.requested and self.step < total:
+                if stopped and self.step < total:
                     raise Interrupted(self.run.path, f"step {self.step}")
                 self._show(progress, losses, quality)
 
@@ -188,34 +209,46 @@ class Trainer:
     def finish(self) -> Evaluation:
         """Evaluate the averaged student on all held-out clips and write the run's result."""
         student = self.average.module
-        evaluation, samples = evaluate.evaluate_task(self.task, student, self.held_out)
-        if self.fabric.is_global_zero:
-            save_result(self.run, self.recipe, student, self.task.vae)
-            self.run.save_samples(samples)
-            self.run.save_evaluation(evaluation)
+        evaluation, samples = evaluate.evaluate_task(self.fabric, self.task, student, self.held_out)
+        with processes.together(self.fabric):
+            if self.fabric.is_global_zero:
+                save_result(self.run, self.recipe, student, self.task.vae)
+                self.run.save_samples(samples)
+                self.run.save_evaluation(evaluation)
         return evaluation
 
+    @property
+    def samples_per_step(self) -> int:
+        """Clips in a step of all processes."""
+        spec = self.recipe.trainer
+        return spec.batch * spec.accumulate * self.fabric.world_size
+
     def _steps(self) -> Iterator[list[Batch]]:
-        """For each step that is left, the micro-batches it accumulates."""
-        spec, world = self.recipe.trainer, self.fabric.world_size
-        per_step = spec.batch * spec.accumulate * world
-        sampler = FromStep(self.step * per_step, self.recipe.total_steps * per_step, self.fabric.global_rank, world)
+        """For each step that is left, the micro-batches it accumulates.
+
+        Sample numbers go on from those that were drawn, by however many processes.
+        """
+        spec = self.recipe.trainer
+        left = range(self.step, self.recipe.total_steps)
+        stop = self.samples + len(left) * self.samples_per_step
+        sampler = FromStep(self.samples, stop, self.fabric.global_rank, self.fabric.world_size)
         loader = self.fabric.setup_dataloaders(
             DataLoader(self.clips, batch_size=spec.batch, sampler=sampler, num_workers=spec.workers),
             use_distributed_sampler=False,
         )
         batches: Iterator[torch.Tensor | Batch] = iter(loader)  # type: ignore[arg-type]
-        for _ in range(self.step, self.recipe.total_steps):
-            try:
-                micro_batches = [_batch(next(batches)) for _ in range(spec.accumulate)]
-            except UserError as error:  # from a worker it comes wrapped in its traceback
-                raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from error
+        for _ in left:
+            with processes.together(self.fabric):
+                try:
+                    micro_batches = [_batch(next(batches)) for _ in range(spec.accumulate)]
+                except UserError as error:  # from a worker it comes wrapped in its traceback
+                    raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from error
             yield micro_batches
 
     def _optimize(self, batches: list[Batch]) -> dict[str, float]:
         """One optimizer step over accumulated micro-batches, of the student or in its turn of the discriminator.
 
-        Returns the mean of each loss.
+        Returns the mean of each loss, over micro-batches and processes.
         """
         spec = self.recipe.trainer
         seeds = np.random.SeedSequence([spec.seed, self.step, self.fabric.global_rank])
@@ -236,6 +269,7 @@ class Trainer:
                 self.fabric.backward(torch.stack(list(losses.values())).sum() / len(batches))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(batches)
+        sums = processes.mean(self.fabric, sums)
         self._clip(sums, batches)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -260,7 +294,8 @@ class Trainer:
         norm = self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=limit, error_if_nonfinite=False)
         gradient_holds = norm is None or self.scales_losses or math.isfinite(float(norm))
         if not (gradient_holds and math.isfinite(sum(losses.values()))):
-            fault = next(filter(None, map(self.task.fault, batches)), None)
+            faults = processes.gather(self.fabric, next(filter(None, map(self.task.fault, batches)), None))
+            fault = next(filter(None, faults), None)
             if fault is not None:
                 raise CheckFailed(f"training stopped at step {self.step + 1}: {fault}")
             raise CheckFailed(
@@ -270,29 +305,34 @@ class Trainer:
 
     def _validate(self, board: SummaryWriter | None) -> float:
         """PSNR of the averaged student on the held-out clips; draws a strip, keeps the best checkpoint."""
-        scores, strip = evaluate.validate(self.task, self.average.module, self.held_out)
-        if board is not None:
-            strip.write(self.run.samples / f"step_{self.step:07d}.png")
-            board.add_scalar("validation/psnr_db", scores.psnr_db, self.step)
-            board.add_scalar("validation/ssim", scores.ssim, self.step)
-            self.run.log({"step": self.step, "psnr_db": scores.psnr_db, "ssim": scores.ssim})
+        scores, strip = evaluate.validate(self.fabric, self.task, self.average.module, self.held_out)
+        with processes.together(self.fabric):
+            if board is not None and strip is not None:
+                strip.write(self.run.samples / f"step_{self.step:07d}.png")
+                board.add_scalar("validation/psnr_db", scores.psnr_db, self.step)
+                board.add_scalar("validation/ssim", scores.ssim, self.step)
+                self.run.log({"step": self.step, "psnr_db": scores.psnr_db, "ssim": scores.ssim})
         if scores.psnr_db > self.best_psnr:
             self.best_psnr = scores.psnr_db
             self._checkpoint(self.run.best)
         return scores.psnr_db
 
     def _checkpoint(self, path: Path) -> None:
-        if self.fabric.is_global_zero:
-            state = {
-                "task": self.task.trainable_state(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "best_psnr": self.best_psnr,
-                "precision": self.fabric.strategy.precision.state_dict(),
-                **({} if self.adversary is None else {"adversary": self.adversary.state()}),
-            }
-            self.run.save_checkpoint(path, state)
+        with processes.together(self.fabric):
+            if self.fabric.is_global_zero:
+                self.run.save_checkpoint(path, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "task": self.task.trainable_state(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "samples": self.samples,
+            "best_psnr": self.best_psnr,
+            "precision": self.fabric.strategy.precision.state_dict(),
+            **({} if self.adversary is None else {"adversary": self.adversary.state()}),
+        }
 
     def _log(self, losses: dict[str, float], board: SummaryWriter | None) -> None:
         if board is not None:

@@ -239,6 +239,16 @@ def test_a_run_is_not_resumed_with_another_recipe(write_recipe: RecipeWriter, fi
         recipes.distill(recipes.load_recipe(write_recipe(), ["trainer.seed=9"]), finished_run, resume=True)
 
 
+def test_a_run_is_resumed_with_other_workers_and_devices(
+    write_recipe: RecipeWriter, finished_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    recipe = recipes.load_recipe(write_recipe(), ["trainer.workers=1", "trainer.devices=1"])
+    assert recipe.trainer != recipes.read_recipe(run).trainer
+    evaluation = recipes.distill(recipe, run, resume=True)
+    assert evaluation.model_dump() == json.loads((finished_run / "evaluation.json").read_text())
+
+
 def test_a_folder_that_is_no_run_is_left_alone(write_recipe: RecipeWriter, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
