@@ -19,8 +19,8 @@ from toolkit.files import write_atomic
 #: What every checkpoint has; one of a run with an adversarial phase has its adversary too.
 STATE = {"task", "average", "optimizer", "precision", "step", "samples", "best_psnr"}
 
-#: What of `trainer` says where to train, not what: a run may be resumed with others.
-PLACE = {"devices", "workers"}
+#: What of `trainer` says where and in how much memory to train, not what: a run may be resumed with others.
+PLACE = {"checkpoint_activations", "devices", "workers"}
 
 
 class RunDirectory:

@@ -166,6 +166,7 @@ class TrainerSpec(StrictModel):
     validate_every: PositiveInt = 500
     checkpoint_every: PositiveInt = 500
     log_every: PositiveInt = 10
+    checkpoint_activations: bool = Field(default=False, description="recompute in the backward pass rather than keep")
     devices: PositiveInt | Literal["auto"] = "auto"
     workers: int = Field(default=0, ge=0, description="processes that read clips, on each device")
 

@@ -27,6 +27,7 @@ from recipes.data.clips import Clips, FromStep, validation_windows
 from recipes.data.latents import Batch, Latents
 from recipes.data.library import log_skipped
 from recipes.objectives import Task, build_task
+from recipes.recompute import recompute_activations
 from recipes.result import save_result
 from recipes.rundir import RunDirectory
 from recipes.schema import LatentsSpec, PhaseSpec, Recipe
@@ -140,6 +141,8 @@ class Trainer:
         spec = recipe.trainer
         self.fabric, self.recipe, self.run, self.clips, self.held_out = fabric, recipe, run, clips, held_out
         self.average: AveragedModel = ema.averaged(task.student, spec.ema)
+        if spec.checkpoint_activations:
+            recompute_activations(task)
         self.task = task
         learns = [p for p in task.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learns, lr=1.0, betas=spec.betas, weight_decay=spec.weight_decay)
