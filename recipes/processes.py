@@ -26,12 +26,15 @@ T = TypeVar("T")
 def start(spec: TrainerSpec) -> Fabric:
     """Fabric on the devices that `spec` or torchrun names, launched; processes behind the first show no progress.
 
-    Raises `UserError` where torchrun's processes are not what the recipe says or not as many on every node, and for a
-    precision that this machine does not have.
+    Raises `UserError` where torchrun's processes are not what the recipe says or not as many on every node, and for
+    devices or a precision that this machine does not have.
     """
-    if spec.precision == "16-mixed" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else int(torch.backends.mps.is_available())
+    if spec.precision == "16-mixed" and not gpus:
         raise UserError("trainer.precision: 16-mixed needs a GPU and this machine has none; use auto or bf16-mixed")
     devices, nodes = _torchrun(spec.devices) if TorchElasticEnvironment.detect() else (spec.devices, 1)
+    if devices != "auto" and 0 < gpus < int(devices):  # of processors, any number of processes share one
+        raise UserError(f"trainer.devices: {devices} were asked for and this machine has {gpus}; use auto")
     fabric = Fabric(devices=devices, num_nodes=nodes, precision=spec.precision)  # type: ignore[arg-type]
     fabric.launch()
     if not fabric.is_global_zero:

@@ -270,3 +270,12 @@ def test_torchrun_and_the_recipe_must_name_the_same_number(write_recipe: RecipeW
     assert code != 0
     assert "torchrun started 1 processes on this node, the recipe says 2" in errors
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_recomputed_activations_leave_the_bits_of_two_processes(write_recipe: RecipeWriter, tmp_path: Path) -> None:
+    path, runs = write_recipe(lambda r: (with_adversary(r), on_two(r))), [tmp_path / "false", tmp_path / "true"]
+    for run in runs:
+        assert distil(tmp_path, path, run, "--set", f"trainer.checkpoint_activations={run.name}")[0] == 0
+    kept, recomputed = ((run / "student.safetensors").read_bytes() for run in runs)
+    assert recomputed == kept

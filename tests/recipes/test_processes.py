@@ -21,6 +21,13 @@ def test_half_precision_is_refused_where_there_is_no_gpu(monkeypatch: pytest.Mon
         processes.start(TrainerSpec(precision="16-mixed"))
 
 
+def test_more_devices_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"trainer\.devices: 3 were asked for and this machine has 2; use auto"):
+        processes.start(TrainerSpec(precision="32-true", devices=3))
+
+
 def test_nodes_with_different_numbers_of_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     torchrun = {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2", "WORLD_SIZE": "3"}
     for name, value in torchrun.items():
