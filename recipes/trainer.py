@@ -69,8 +69,8 @@ def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation
         for clip in (first, *held_out):
             task.vae.check_video(*clip.shape[1:])
         task.check_clip(*first.shape[2:])
-    share = held_out[fabric.global_rank :: fabric.world_size]
-    trainer = Trainer(fabric, recipe, run, task, clips, share)
+    held_out = held_out[fabric.global_rank :: fabric.world_size]  # by the same name, so that the rest leaves memory
+    trainer = Trainer(fabric, recipe, run, task, clips, held_out)
     with processes.together(fabric):
         if fabric.is_global_zero:
             run.open(recipe, resume)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -232,8 +233,11 @@ Clips.__getitem__ = broken
     assert errors.count("handheld:") == 1
 
 
-def on_nodes(folder: Path, *arguments: str | Path) -> list[tuple[int, str, str]]:
-    """Two nodes on this host, each with one process, started by torchrun: how each of them ended."""
+def on_nodes(folder: Path, *arguments: str | Path, second: tuple[str | Path, ...] = ()) -> list[tuple[int, str, str]]:
+    """Two nodes on this host, each with one process, started by torchrun: how each of them ended.
+
+    The `second` one has these arguments, which override the first's, beside them.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -241,7 +245,8 @@ def on_nodes(folder: Path, *arguments: str | Path) -> list[tuple[int, str, str]]
     for rank in "01":
         launcher = ("-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", rank, "--nproc-per-node", "1")
         meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1")
-        nodes.append(start(folder, "", *arguments, launcher=launcher + meeting))
+        more = second if rank == "1" else ()
+        nodes.append(start(folder, "", *arguments, *more, launcher=launcher + meeting))
     return [ended(node) for node in nodes]
 
 
@@ -260,6 +265,26 @@ def test_two_nodes_by_torchrun_give_the_bits_of_two_processes_on_one(
     assert all(code != 0 for code, _, _ in again)
     errors = "".join(errors for _, _, errors in again)
     assert errors.count("handheld:") == errors.count("a run is there already") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--output", "elsewhere"], "last.pt: not seen by all nodes; name an --output on a file system they share"),
+        (["--set", "trainer.seed=9"], "the processes were given different recipes"),
+    ],
+)
+def test_nodes_that_are_not_set_up_alike_are_refused(
+    write_recipe: RecipeWriter, finished_run: Path, tmp_path: Path, options: list[str], reason: str
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    given = [str(tmp_path / option) if option == "elsewhere" else option for option in options]
+    nodes = on_nodes(tmp_path, "distill", write_recipe(), "--output", run, "--resume", second=tuple(given))
+    assert all(code != 0 for code, _, _ in nodes)
+    errors = "".join(errors for _, _, errors in nodes)
+    assert errors.count("handheld:") == errors.count(reason) == 1, errors
+    assert (run / "student.safetensors").read_bytes() == (finished_run / "student.safetensors").read_bytes()
 
 
 @pytest.mark.slow
