@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import save
 from torch.utils.data import DataLoader
 
+from recipes import processes
 from recipes.data.clips import Clips, FromStep
 from recipes.data.latents import (
     MANIFEST_FILE,
@@ -45,11 +46,11 @@ def encode(
     data = recipe.data.train
     if recipe.teacher is None or not isinstance(data, ClipsSpec):
         raise UserError(f"recipe '{recipe.name}': only data.train of kind clips can be encoded, and by a teacher")
-    fabric = Fabric(devices=recipe.trainer.devices, precision=recipe.trainer.precision)  # type: ignore[arg-type]
-    fabric.launch()
-    teacher = diffusers_vae.load(recipe.teacher)
-    samples = Clips(data, recipe.trainer.seed)
-    teacher.check_video(*samples[0].shape[1:])
+    fabric = processes.start(recipe.trainer)
+    with processes.together(fabric):
+        teacher = diffusers_vae.load(recipe.teacher)
+        samples = Clips(data, recipe.trainer.seed)
+        teacher.check_video(*samples[0].shape[1:])
     manifest = LatentsManifest(
         teacher=recipe.teacher,
         teacher_sha256=fingerprint(teacher),
@@ -59,10 +60,10 @@ def encode(
         clips=clips,
         clips_per_shard=clips_per_shard,
     )
-    if fabric.is_global_zero:
-        _open(output, manifest, resume)
-        log_skipped(output, samples.library.skipped)
-    fabric.barrier()
+    with processes.together(fabric):
+        if fabric.is_global_zero:
+            _open(output, manifest, resume)
+            log_skipped(output, samples.library.skipped)
     samples.log = output
     missing = [
         (shard_path(output, shard), numbers)
@@ -70,8 +71,8 @@ def encode(
         if count_clips(shard_path(output, shard)) != len(numbers)
     ]
     fabric.barrier()  # nobody writes before everybody knows what is missing
-    _encode(fabric, teacher, samples, missing, recipe.trainer.workers)
-    fabric.barrier()
+    with processes.together(fabric):
+        _encode(fabric, teacher, samples, missing, recipe.trainer.workers)
     return manifest
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from toolkit.cli.one_voice import one_voice
 from toolkit.cli.output import console, print_json, print_table
-from toolkit.errors import HandheldError
 
 if TYPE_CHECKING:
     from toolkit.evaluation import Evaluation
@@ -23,18 +23,11 @@ def distill(
 ) -> None:
     """Train a compact student from a frozen teacher, as a recipe says."""
     import recipes
-    from recipes import processes
 
-    try:
+    with one_voice():
         loaded = recipes.load_recipe(recipe, overrides)
         run = output or Path("runs") / loaded.name
         evaluation = recipes.distill(loaded, run, resume=resume)
-    except (HandheldError, OSError) as error:
-        if processes.is_first():
-            raise
-        raise typer.Exit(processes.silent_exit_code(error)) from error
-    if not processes.is_first():
-        return
     skipped = recipes.read_skipped(run)
     if as_json:
         print_json({"run": str(run), "skipped": skipped, **evaluation.model_dump()})

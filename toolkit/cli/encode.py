@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from toolkit.cli.one_voice import one_voice
 from toolkit.cli.output import console, print_json
 
 
@@ -22,7 +23,8 @@ def encode(
     import recipes
     from toolkit.files import size_bytes
 
-    manifest = recipes.encode(recipes.load_recipe(recipe, overrides), output, clips, resume=resume)
+    with one_voice():
+        manifest = recipes.encode(recipes.load_recipe(recipe, overrides), output, clips, resume=resume)
     total = size_bytes(output)
     if as_json:
         print_json({"folder": str(output), "bytes": total, "manifest": manifest.model_dump(by_alias=True)})
