@@ -5,7 +5,6 @@ torchmetrics ships the small heads; the backbone comes from torchvision, which k
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -27,8 +26,6 @@ def lpips_missing(height: int, width: int) -> str | None:
 
 def network_missing(net: str) -> str | None:
     """What LPIPS by `net` (`alex`, `vgg` or `squeeze`) lacks on this machine and the remedy; None where nothing."""
-    if find_spec("torchvision") is None:
-        return "LPIPS needs torchvision; pip install torchvision"
     url, path = _weights(net)
     fetch = f"where there is a network, run `curl --create-dirs -o {path} {url}`"
     if not path.is_file():

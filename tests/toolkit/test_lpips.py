@@ -52,11 +52,6 @@ def test_a_whole_file_is_taken(weights: Path, monkeypatch: pytest.MonkeyPatch) -
     assert lpips_missing(64, 64) is None
 
 
-def test_without_torchvision_the_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lpips, "find_spec", lambda _name: None)
-    assert "pip install torchvision" in str(lpips_missing(64, 64))
-
-
 def test_frames_too_small_for_the_network_are_left_out() -> None:
     assert f"30x64 are below {SMALLEST_SIDE}" in str(lpips_missing(30, 64))
 

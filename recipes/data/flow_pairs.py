@@ -1,0 +1,34 @@
+"""Pairs with a known flow from files, augmented for training; `flow_layouts.read_pair` gives them as they are."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from recipes.data.flow_augmentation import augment
+from recipes.data.flow_layouts import find_pairs, read_pair
+from recipes.data.flow_sample import FlowSample
+from recipes.data.flow_specs import AugmentationSpec, FlowPairsSpec
+from recipes.schema import asset_path
+from toolkit.errors import UserError
+
+
+class FlowPairs(Dataset[FlowSample]):
+    """Augmented pairs numbered without end; each is a pure function of the seed and of its number.
+
+    Raises `UserError` as `find_pairs` does, without `spec.augmentation`, and, when it comes to it, as `read_pair` does.
+    """
+
+    def __init__(self, spec: FlowPairsSpec, seed: int) -> None:
+        if spec.augmentation is None:
+            raise UserError("data.train of kind flow_pairs: augmentation is missing; a batch needs its size")
+        self.augmentation: AugmentationSpec = spec.augmentation
+        self.records = find_pairs(spec.layout, asset_path(spec.path), spec.split, spec.variant)
+        self.seed = seed
+
+    def __getitem__(self, number: int) -> FlowSample:
+        cv2.setNumThreads(0)  # in the process that samples: several workers would fight for the cores
+        random = np.random.default_rng([self.seed, number])
+        record = self.records[random.integers(len(self.records))]
+        return augment(read_pair(record), self.augmentation, random)
