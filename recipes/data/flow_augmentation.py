@@ -23,19 +23,21 @@ def augment(sample: FlowSample, spec: AugmentationSpec, random: np.random.Genera
     linear on smooth surfaces and that of the nearest pixel at their edges and beside unknown ones, where a mean
     would be no point's flow. Points that the crop or an erased rectangle takes out of the second frame are not visible.
     """
-    image1, image2, flow = (tensor.numpy().transpose(1, 2, 0) for tensor in sample[:3])
-    valid = sample.valid.numpy()
-    affine = draw_map(spec, flow.shape[:2], random)
-    width, height = spec.size[::-1]
+    height, width = spec.size
+    affine = draw_map(spec, (sample.flow.shape[1], sample.flow.shape[2]), random)
+    affine, window = _window(affine, spec.size, sample.valid.shape)
+    image1, image2, flow = (np.ascontiguousarray(t[(..., *window)].permute(1, 2, 0).numpy()) for t in sample[:3])
+    visible, valid = (mask[window].numpy() for mask in sample[3:])
     frames = [
         np.asarray(cv2.warpAffine(image, affine, (width, height), flags=_LINEAR, borderMode=cv2.BORDER_REPLICATE))
         for image in (image1, image2)
     ]
     visible, known = (
         cv2.warpAffine(mask.astype(np.uint8), affine, (width, height), flags=_NEAREST).astype(bool)
-        for mask in (sample.visible.numpy(), valid)
+        for mask in (visible, valid)
     )
-    moved = _resampled(flow, valid, affine, (width, height)) / affine.diagonal().astype(np.float32)
+    moved = _resampled(flow, valid, affine, (width, height))
+    moved /= affine.diagonal().astype(np.float32)
     if spec.photometric is not None:
         frames = list(change_pair(frames[0], frames[1], spec.photometric, random))
     visible &= lands_inside(moved)
@@ -63,15 +65,25 @@ def draw_map(spec: AugmentationSpec, size: tuple[int, int], random: np.random.Ge
     return np.array([[steps[1], 0, first[1]], [0, steps[0], first[0]]])
 
 
+def _window(affine: np.ndarray, size: tuple[int, int], pair: tuple[int, ...]) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """The part of a pair, rows and columns, that a map looks at, and the map into that part."""
+    ends = affine[:, 2] + np.outer((0, 1), affine.diagonal() * (np.array(size[::-1]) - 1))  # (2 ends, x and y)
+    first = np.clip(np.floor(ends.min(axis=0)) - 2, 0, np.array(pair[::-1]) - 1).astype(int)
+    last = np.ceil(ends.max(axis=0)).astype(int) + 3
+    shifted = affine.copy()
+    shifted[:, 2] -= first
+    return shifted, (slice(first[1], last[1]), slice(first[0], last[0]))
+
+
 def _resampled(flow: np.ndarray, valid: np.ndarray, affine: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    flow = np.ascontiguousarray(flow)
-    window = np.ones((3, 3), np.uint8)
-    rough = (cv2.dilate(flow, window) - cv2.erode(flow, window)).max(axis=-1) > SMOOTH
-    rough |= cv2.erode(valid.astype(np.uint8), window) == 0
+    """Linear on smooth surfaces, the nearest pixel's elsewhere; `size` is (width, height)."""
+    around = np.ones((3, 3), np.uint8)
+    spans = cv2.split(cv2.subtract(cv2.dilate(flow, around), cv2.erode(flow, around)))
+    rough = (cv2.max(*spans) > SMOOTH) | (cv2.erode(valid.astype(np.uint8), around) == 0)
     linear = cv2.warpAffine(flow, affine, size, flags=_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     nearest = cv2.warpAffine(flow, affine, size, flags=_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     at_edge = cv2.warpAffine(rough.astype(np.uint8), affine, size, flags=_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-    return np.where(at_edge[..., None].astype(bool), nearest, linear)
+    return np.asarray(cv2.copyTo(nearest, at_edge, linear))
 
 
 def _erased(frame: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

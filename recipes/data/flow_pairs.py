@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
 from recipes.data.flow_augmentation import augment
 from recipes.data.flow_layouts import find_pairs, read_pair
-from recipes.data.flow_sample import FlowSample
+from recipes.data.flow_sample import FlowSample, one_thread_in_workers
 from recipes.data.flow_specs import AugmentationSpec, FlowPairsSpec
 from recipes.schema import asset_path
 from toolkit.errors import UserError
@@ -28,7 +27,7 @@ class FlowPairs(Dataset[FlowSample]):
         self.seed = seed
 
     def __getitem__(self, number: int) -> FlowSample:
-        cv2.setNumThreads(0)  # in the process that samples: several workers would fight for the cores
+        one_thread_in_workers()
         random = np.random.default_rng([self.seed, number])
         record = self.records[random.integers(len(self.records))]
         return augment(read_pair(record), self.augmentation, random)

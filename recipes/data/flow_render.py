@@ -80,17 +80,23 @@ def render(layers: list[Layer], height: int, width: int) -> Rendered:
     owner = np.zeros((height, width), np.uint8)
     for number, layer in enumerate(layers):
         targets = layer.motion.targets(height, width)
-        shown1 = _sample(layer.picture, layer.to_picture, targets, cv2.BORDER_REFLECT_101)
-        shown2 = _at_pixels(layer.picture, layer.to_picture, (height, width), cv2.BORDER_REFLECT_101)
         if layer.outline is None or layer.to_outline is None:
-            frame1, frame2, landing, owner[:] = shown1, shown2, targets, number
+            frame1[:] = _sample(layer.picture, layer.to_picture, targets, cv2.BORDER_REFLECT_101)
+            frame2[:] = _at_pixels(layer.picture, layer.to_picture, frame2.shape, cv2.BORDER_REFLECT_101)
+            landing[:], owner[:] = targets, number
             continue
         depth1 = _sample(layer.outline, layer.to_outline, targets, cv2.BORDER_REPLICATE)
-        depth2 = _at_pixels(layer.outline, layer.to_outline, (height, width), cv2.BORDER_REPLICATE)
-        frame1 = _over(frame1, shown1, depth1, layer.to_outline)
-        frame2 = _over(frame2, shown2, depth2, layer.to_outline)
+        depth2 = _at_pixels(layer.outline, layer.to_outline, frame2.shape, cv2.BORDER_REPLICATE)
+        fade = EDGE * float(np.sqrt(abs(np.linalg.det(layer.to_outline[:, :2]))))  # in the outline's own pixels
+        part = _touched(depth1, fade)  # most objects cover a small part of the frame
+        shown = _sample(layer.picture, layer.to_picture, targets[part], cv2.BORDER_REFLECT_101)
+        frame1[part] = _over(frame1[part], shown, depth1[part], fade)
+        part = _touched(depth2, fade)
+        moved = layer.to_picture + np.outer(layer.to_picture[:, :2] @ (part[1].start, part[0].start), (0, 0, 1))
+        shown = _at_pixels(layer.picture, moved, depth2[part].shape, cv2.BORDER_REFLECT_101)
+        frame2[part] = _over(frame2[part], shown, depth2[part], fade)
         owned = depth1 >= 0
-        np.copyto(landing, targets, where=owned[..., None])
+        cv2.copyTo(targets, owned.view(np.uint8), landing)
         owner[owned] = number
     visible = _visible(layers, landing, owner)
     landing[..., 0] -= np.arange(width, dtype=np.float32)
@@ -110,18 +116,32 @@ def _visible(layers: list[Layer], landing: np.ndarray, owner: np.ndarray) -> np.
 
 def _sample(image: np.ndarray, affine: np.ndarray, points: np.ndarray, border: int) -> np.ndarray:
     """The image at points of the second frame. Linear: OpenCV's cubic kernel is off by a third of a step on a ramp."""
+    if not points.size:
+        return np.zeros((*points.shape[:2], *image.shape[2:]), image.dtype)
     found = cv2.remap(image, cv2.transform(points, affine), None, cv2.INTER_LINEAR, borderMode=border)
     return np.asarray(found)
 
 
-def _at_pixels(image: np.ndarray, affine: np.ndarray, size: tuple[int, int], border: int) -> np.ndarray:
-    """The image at the second frame's pixels."""
+def _at_pixels(image: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], border: int) -> np.ndarray:
+    """The image at the second frame's pixels, as far as `shape`, (height, width, ...), reaches."""
+    if 0 in shape:
+        return np.zeros((*shape[:2], *image.shape[2:]), image.dtype)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(image, affine, (size[1], size[0]), flags=flags, borderMode=border))
+    return np.asarray(cv2.warpAffine(image, affine, (shape[1], shape[0]), flags=flags, borderMode=border))
 
 
-def _over(below: np.ndarray, above: np.ndarray, depth: np.ndarray, to_outline: np.ndarray) -> np.ndarray:
-    """Lay one picture over another, by the depth inside the outline in the outline's own pixels."""
-    per_pixel = float(np.sqrt(abs(np.linalg.det(to_outline[:, :2]))))
-    weight = np.clip(depth * np.float32(1 / (EDGE * per_pixel)) + np.float32(0.5), 0, 1)
-    return np.asarray(cv2.blendLinear(above, below, weight, 1 - weight))
+def _touched(depth: np.ndarray, fade: float) -> tuple[slice, slice]:
+    """The rectangle, rows and columns, beyond which a layer adds nothing; empty where it is out of the frame."""
+    inside = depth > -fade / 2
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _over(below: np.ndarray, above: np.ndarray, depth: np.ndarray, fade: float) -> np.ndarray:
+    """Lay one picture over another, by the depth inside the outline."""
+    if not depth.size:
+        return below
+    weight = np.clip(depth / np.float32(fade) + np.float32(0.5), 0, 1)
+    return np.asarray(cv2.blendLinear(above, np.ascontiguousarray(below), weight, 1 - weight))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 
 class FlowSample(NamedTuple):
@@ -45,6 +47,15 @@ def lands_inside(flow: np.ndarray) -> np.ndarray:
     y = flow[..., 1] + np.arange(height, dtype=flow.dtype)[:, None]
     inside: np.ndarray = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     return inside
+
+
+def one_thread_in_workers() -> None:
+    """Keep OpenCV to one thread in a worker of a data loader: several workers would fight for the cores.
+
+    A forked worker has none of the threads that OpenCV started before, and would wait for them.
+    """
+    if get_worker_info() is not None:
+        cv2.setNumThreads(0)
 
 
 def _channels_first(array: np.ndarray) -> torch.Tensor:

@@ -6,12 +6,11 @@ uninterrupted one would, and the first samples of another seed, from other pictu
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
 from recipes.data.flow_render import Rendered, render
-from recipes.data.flow_sample import FlowSample, to_sample
+from recipes.data.flow_sample import FlowSample, one_thread_in_workers, to_sample
 from recipes.data.flow_scene import draw_scene
 from recipes.data.flow_specs import SyntheticFlowSpec
 from recipes.data.photometric import change_pair
@@ -29,7 +28,7 @@ class SyntheticFlow(Dataset[FlowSample]):
         self.textures = Textures(spec.textures)
 
     def __getitem__(self, number: int) -> FlowSample:
-        cv2.setNumThreads(0)  # in the process that samples: several workers would fight for the cores
+        one_thread_in_workers()
         random = np.random.default_rng([self.seed, number])
         scene = self._rendered(random)
         frames = scene.frame1, scene.frame2

@@ -15,7 +15,7 @@ from recipes.data.flow_files import write_flo
 from recipes.data.flow_pairs import FlowPairs
 from recipes.data.flow_sample import FlowSample, lands_inside, to_sample
 from recipes.data.flow_specs import AugmentationSpec, FlowPairsSpec
-from tests.recipes.data.flow_pictures import sampled, smooth_picture, write_picture
+from tests.recipes.data.pictures import sampled, smooth_picture, write_picture
 from toolkit.errors import UserError
 
 HEIGHT, WIDTH = 80, 100

@@ -11,7 +11,7 @@ import torch
 
 from recipes.data.flow_files import write_flo, write_kitti_png, write_pfm
 from recipes.data.flow_layouts import FlowRecord, find_pairs, read_pair
-from tests.recipes.data.flow_pictures import smooth_picture, write_picture
+from tests.recipes.data.pictures import smooth_picture, write_picture
 from toolkit.errors import UserError
 
 HEIGHT, WIDTH = 6, 8

@@ -11,7 +11,7 @@ from recipes.data.flow_render import Layer, Motion, Rendered, render
 from recipes.data.flow_scene import draw_scene
 from recipes.data.flow_shapes import FIELD, draw_outline, signed_distance, to_field
 from recipes.data.flow_specs import DisplacementSpec, SyntheticFlowSpec, TexturesSpec
-from tests.recipes.data.flow_pictures import flat_picture, sampled, smooth_picture
+from tests.recipes.data.pictures import flat_picture, sampled, smooth_picture
 
 HEIGHT, WIDTH = 96, 128
 IDENTITY = np.eye(3)[:2]
@@ -108,8 +108,9 @@ def test_of_layers_in_plain_colours_exactly_the_visible_points_keep_theirs(seed:
     pure = scene.frame1[..., 0] == colours[scene.owner]
     kept = nearest.argmin(axis=-1) == scene.owner
     judged = certain & inside & pure
-    assert judged.mean() > 0.05
-    assert (scene.visible == kept)[judged].mean() > 0.998  # a mixture of two colours may look like a third
+    assert judged.sum() >= inside.sum() / 2
+    # A mixture of two colours at an edge may look like a third.
+    assert ((scene.visible != kept) & judged).sum() <= 5 + 0.002 * judged.sum()
     assert not scene.visible[~inside].any()
 
 

@@ -15,7 +15,7 @@ from recipes.data.flow_specs import PhotometricSpec, SyntheticFlowSpec, Textures
 from recipes.data.photometric import change_pair
 from recipes.data.synthetic_flow import SyntheticFlow
 from recipes.data.textures import SKIMAGE_PICTURES, Textures, skimage_file
-from tests.recipes.data.flow_pictures import smooth_picture, write_picture
+from tests.recipes.data.pictures import smooth_picture, write_picture
 from toolkit.errors import UserError
 
 
