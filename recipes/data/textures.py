@@ -15,7 +15,8 @@ from recipes.data.flow_specs import TexturesSpec
 from recipes.schema import asset_path
 from toolkit.errors import UserError, unknown_name
 from toolkit.progress import track
-from toolkit.video import VIDEO_SUFFIXES, iterate_video, probe
+from toolkit.shards import VIDEO_SUFFIXES
+from toolkit.video import iterate_video, probe
 
 SKIMAGE_PREFIX = "skimage:"
 # Photographs and surfaces; the motorcycle pair stays out, for it is what flow is tested on.
@@ -135,7 +136,8 @@ def _files(source: str) -> list[Path]:
     path = asset_path(source)
     suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
+        # macOS keeps attributes in files that begin with ._
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith("._"))
         if not found:
             raise UserError(f"{path}: holds no image or video file ({', '.join(sorted(suffixes))})")
         return found

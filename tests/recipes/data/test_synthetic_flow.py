@@ -27,6 +27,7 @@ def folder(tmp_path: Path, clip_file: Path) -> Path:
         write_picture(folder / f"{number}.png", smooth_picture(number, 120 + 40 * number, 160))
     write_picture(folder / "deep" / "grey.jpg", smooth_picture(5, 100, 100)[..., 0])
     (folder / "clip.mp4").write_bytes(clip_file.read_bytes())
+    (folder / "._0.png").write_bytes(b"attributes that macOS keeps")
     return folder
 
 
