@@ -32,11 +32,16 @@ KITTI_ZERO = 2**15
 _PFM_HEADER = re.compile(rb"(PF|Pf)\s+(\d+)\s+(\d+)\s+(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)[ \t\r]*\n")
 
 
-def read_image(path: Path) -> np.ndarray:
-    """An image as `(H, W, 3)` uint8 RGB, upright; greyscale is spread, alpha dropped, 16 bits cut to their upper 8."""
+def read_image(path: Path, side: int | None = None) -> np.ndarray:
+    """An image as `(H, W, 3)` uint8 RGB, upright; greyscale is spread, alpha dropped, 16 bits cut to their upper 8.
+
+    With `side`, a JPEG may come smaller, which takes a fraction of the time, but no side below so many pixels.
+    """
     _check_file(path)
     try:
         with Image.open(path) as image:
+            if side is not None:
+                image.draft("RGB", (side, side))  # a no-op for all but JPEG
             upright = ImageOps.exif_transpose(image)
             if upright.mode == "F":
                 raise UserError(f"{path}: holds numbers of an unknown range; save it with 8 or 16 bits a channel")

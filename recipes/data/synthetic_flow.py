@@ -6,6 +6,8 @@ uninterrupted one would, and the first samples of another seed, from other pictu
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from torch.utils.data import Dataset
 
@@ -20,12 +22,12 @@ from recipes.data.textures import Textures
 class SyntheticFlow(Dataset[FlowSample]):
     """Pairs numbered without end, of `spec.size`; the truth is known everywhere, so `valid` is true throughout.
 
-    Raises `UserError` as `Textures` does.
+    With `log`, a run's folder, pictures that cannot be read are listed there. Raises `UserError` as `Textures` does.
     """
 
-    def __init__(self, spec: SyntheticFlowSpec, seed: int) -> None:
+    def __init__(self, spec: SyntheticFlowSpec, seed: int, log: Path | None = None) -> None:
         self.spec, self.seed = spec, seed
-        self.textures = Textures(spec.textures)
+        self.textures = Textures(spec.textures, log)
 
     def __getitem__(self, number: int) -> FlowSample:
         one_thread_in_workers()

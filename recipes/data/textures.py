@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 
 from recipes.data.flow_files import IMAGE_SUFFIXES, read_image
 from recipes.data.flow_specs import TexturesSpec
+from recipes.data.library import log_skipped
 from recipes.schema import asset_path
 from toolkit.errors import UserError, unknown_name
 from toolkit.progress import track
@@ -38,74 +41,98 @@ SKIMAGE_PICTURES = {
 
 
 @dataclass(frozen=True)
-class _Still:
-    """An image file that is read when it is needed."""
+class _File:
+    """A file of a source; `alone` where the source names it itself, so that nothing can take its place."""
 
     path: Path
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A frame of a video, in memory."""
-
-    pixels: np.ndarray
+    alone: bool
 
 
 class Textures:
-    """Pictures `(H, W, 3)` uint8, RGB, by their number: stills in the order of the sources and of their paths.
+    """Pictures `(H, W, 3)` uint8, RGB, by their number: in the order of the sources, and within a folder of the paths.
 
-    Raises `UserError` where a source is missing or holds no picture, where video frames alone would exceed
-    `memory_gb`, and, when it comes to it, where an image cannot be read.
+    In a folder, a file that cannot be read is left out and noted in `skipped`, with `log`, a run's folder, there too.
+    An image shows that only when its number comes up, and then gives the next one's picture: what a number gives is a
+    function of the files still.
+
+    Raises `UserError` where a source is missing or holds no picture, where a file that a source names cannot be read,
+    and where video frames alone would exceed `memory_gb`.
     """
 
-    def __init__(self, spec: TexturesSpec) -> None:
-        self.spec = spec
-        files = [path for source in spec.sources for path in _files(source)]
-        self._entries: list[_Still | _Held] = []
+    def __init__(self, spec: TexturesSpec, log: Path | None = None) -> None:
+        self.spec, self.log, self.skipped = spec, log, dict[Path, str]()
+        self._entries: list[_File | np.ndarray] = []  # an image file, or a frame of a video
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0
+        files = [file for source in spec.sources for file in _files(source)]
         with track("pictures", len(files)) as progress:
-            for number, path in enumerate(files):
-                progress.update(number, path.name)
-                if path.suffix.lower() in VIDEO_SUFFIXES:
-                    self._hold_video(path)
+            for number, file in enumerate(files):
+                progress.update(number, file.path.name)
+                if file.path.suffix.lower() in VIDEO_SUFFIXES:
+                    with self._or_skipped(file):
+                        self._entries.extend(self._frames(file.path))
+                    self._check_memory(file.path)
                 else:
-                    self._entries.append(_Still(path))
+                    self._entries.append(file)
             progress.update(len(files), "done")
+        if not self._entries:
+            raise UserError(f"{spec.sources[0]}: no video can be used; the first: {next(iter(self.skipped.values()))}")
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        entry = self._entries[number]
-        if isinstance(entry, _Held):
-            return entry.pixels
+        for step in range(len(self)):
+            place = (number + step) % len(self)
+            entry = self._entries[place]
+            if not isinstance(entry, _File):
+                return entry
+            if entry.path not in self.skipped:
+                with self._or_skipped(entry):
+                    return self._image(place, entry.path)
+        reason = next(iter(self.skipped.values()))
+        raise UserError(f"{self.spec.sources[0]}: none of the {len(self)} pictures can be read; the first: {reason}")
+
+    def _image(self, number: int, path: Path) -> np.ndarray:
         if number in self._cache:
             self._cache.move_to_end(number)
             return self._cache[number]
-        picture = reduced(read_image(entry.path), self.spec.side)
+        picture = reduced(read_image(path, self.spec.side), self.spec.side)
         self._cache[number] = picture
         self._bytes += picture.nbytes
         while self._bytes > self.spec.memory_gb * 1e9 and self._cache:
             self._bytes -= self._cache.popitem(last=False)[1].nbytes
         return picture
 
-    def _hold_video(self, path: Path) -> None:
+    def _frames(self, path: Path) -> list[np.ndarray]:
         start, stop = self.spec.range or (0, None)
-        last = probe(path).frames if stop is None else min(stop, probe(path).frames)
+        frames = probe(path).frames
+        last = frames if stop is None else min(stop, frames)
         if last <= start:
             raise UserError(f"{path}: has only {last} frames; none lies in the range from {start} on")
         wanted = {int(number) for number in np.linspace(start, last - 1, self.spec.video_frames).round()}
-        for number, frame in enumerate(iterate_video(path, start, last), start):
-            if number in wanted:
-                picture = reduced(frame, self.spec.side)
-                self._entries.append(_Held(picture))
-                self._bytes += picture.nbytes
+        pictures = enumerate(iterate_video(path, start, last), start)
+        return [reduced(frame, self.spec.side) for number, frame in pictures if number in wanted]
+
+    def _check_memory(self, path: Path) -> None:
+        self._bytes = sum(entry.nbytes for entry in self._entries if not isinstance(entry, _File))
         if self._bytes > self.spec.memory_gb * 1e9:
             raise UserError(
                 f"{path}: the video frames up to here take {self._bytes / 1e9:.1f} GB; lower textures.video_frames or "
                 "textures.side, or raise textures.memory_gb"
             )
+
+    @contextmanager
+    def _or_skipped(self, file: _File) -> Iterator[None]:
+        """What proves a file unusable in here is noted, unless the source names it itself."""
+        try:
+            yield
+        except UserError as error:
+            if file.alone:
+                raise
+            self.skipped[file.path] = str(error)
+            if self.log is not None:
+                log_skipped(self.log, {file.path: str(error)})
 
 
 def reduced(picture: np.ndarray, side: int) -> np.ndarray:
@@ -129,10 +156,10 @@ def skimage_file(name: str) -> Path:
     return path
 
 
-def _files(source: str) -> list[Path]:
+def _files(source: str) -> list[_File]:
     if source.startswith(SKIMAGE_PREFIX):
         names = [name for name in source.removeprefix(SKIMAGE_PREFIX).split(",") if name] or sorted(SKIMAGE_PICTURES)
-        return [_skimage_picture(name.strip()) for name in names]
+        return [_File(_skimage_picture(name.strip()), alone=True) for name in names]
     path = asset_path(source)
     suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES
     if path.is_dir():
@@ -140,12 +167,12 @@ def _files(source: str) -> list[Path]:
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith("._"))
         if not found:
             raise UserError(f"{path}: holds no image or video file ({', '.join(sorted(suffixes))})")
-        return found
+        return [_File(file, alone=False) for file in found]
     if not path.is_file():
         raise UserError(f"{path}: no such image, video or folder")
     if path.suffix.lower() not in suffixes:
         raise UserError(f"{path}: is no image or video file; known endings: {', '.join(sorted(suffixes))}")
-    return [path]
+    return [_File(path, alone=True)]
 
 
 def _skimage_picture(name: str) -> Path:

@@ -169,6 +169,14 @@ def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg").shape == (8, 4, 3)
 
 
+def test_a_photograph_may_come_smaller_but_not_below_the_side_asked_for(tmp_path: Path) -> None:
+    Image.new("RGB", (800, 400), (200, 100, 50)).save(tmp_path / "a.jpg")
+    found = read_image(tmp_path / "a.jpg", side=90)
+    assert 90 <= min(found.shape[:2]) < 400
+    assert read_image(tmp_path / "a.jpg").shape == (400, 800, 3)
+    assert abs(found.reshape(-1, 3).mean(axis=0) - (200, 100, 50)).max() < 3
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(30)])
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from recipes.data.clips import FromStep
 from recipes.data.flow_sample import FlowSample
 from recipes.data.flow_specs import PhotometricSpec, SyntheticFlowSpec, TexturesSpec
+from recipes.data.library import read_skipped
 from recipes.data.photometric import change_pair
 from recipes.data.synthetic_flow import SyntheticFlow
 from recipes.data.textures import SKIMAGE_PICTURES, Textures, skimage_file
@@ -124,6 +125,34 @@ def test_sources_that_cannot_be_used_are_named(tmp_path: Path, source: str, reas
     with pytest.raises(UserError, match=reason) as caught:
         Textures(TexturesSpec(sources=[str(tmp_path / source)]))
     assert source in str(caught.value)
+
+
+def test_a_folders_files_that_cannot_be_read_are_left_out_and_listed(folder: Path, tmp_path: Path) -> None:
+    (folder / "00.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    (folder / "text.mp4").write_text("no video")
+    (tmp_path / "run").mkdir()
+    textures = Textures(TexturesSpec(sources=[str(folder)], video_frames=2), tmp_path / "run")
+    pictures = [textures[number] for number in range(len(textures))]
+    assert {path.name for path in textures.skipped} == {"00.png", "text.mp4"}
+    assert len(pictures) == 6
+    np.testing.assert_array_equal(pictures[1], pictures[2])  # 1.png in the place of 00.png
+    listed = read_skipped(tmp_path / "run")
+    assert {Path(path).name for path in listed} == {"00.png", "text.mp4"}
+    assert all("cannot be" in reason for reason in listed.values())
+
+
+def test_a_file_that_is_named_itself_must_be_readable(tmp_path: Path) -> None:
+    for name in ("a.png", "a.mp4"):
+        (tmp_path / name).write_text("nothing")
+        with pytest.raises(UserError, match=name):
+            Textures(TexturesSpec(sources=[str(tmp_path / name)]))[0]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.mp4"])
+def test_a_folder_without_one_readable_file_is_refused_with_the_first_reason(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("nothing")
+    with pytest.raises(UserError, match=f"the first: .*{name}: cannot be"):
+        Textures(TexturesSpec(sources=[str(tmp_path)]))[0]
 
 
 def test_video_frames_beyond_the_memory_are_refused_with_the_remedy(clip_file: Path) -> None:
