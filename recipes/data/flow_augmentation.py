@@ -13,7 +13,6 @@ SMOOTH = 1.0  # pixels: neighbours whose flows differ by more belong to differen
 LARGEST_ERASED = 0.3  # sides of a rectangle, as a share of the frame's
 
 _LINEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-_NEAREST = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
 
 
 def augment(sample: FlowSample, spec: AugmentationSpec, random: np.random.Generator) -> FlowSample:
@@ -32,11 +31,9 @@ def augment(sample: FlowSample, spec: AugmentationSpec, random: np.random.Genera
         np.asarray(cv2.warpAffine(image, affine, (width, height), flags=_LINEAR, borderMode=cv2.BORDER_REPLICATE))
         for image in (image1, image2)
     ]
-    visible, known = (
-        cv2.warpAffine(mask.astype(np.uint8), affine, (width, height), flags=_NEAREST).astype(bool)
-        for mask in (visible, valid)
-    )
-    moved = _resampled(flow, valid, affine, (width, height))
+    nearest = _nearest(affine, spec.size, valid.shape)
+    visible, known = visible[nearest], valid[nearest]
+    moved = _resampled(flow, valid, affine, nearest)
     moved /= affine.diagonal().astype(np.float32)
     if spec.photometric is not None:
         frames = list(change_pair(frames[0], frames[1], spec.photometric, random))
@@ -75,15 +72,27 @@ def _window(affine: np.ndarray, size: tuple[int, int], pair: tuple[int, ...]) ->
     return shifted, (slice(first[1], last[1]), slice(first[0], last[0]))
 
 
-def _resampled(flow: np.ndarray, valid: np.ndarray, affine: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Linear on smooth surfaces, the nearest pixel's elsewhere; `size` is (width, height)."""
+def _nearest(affine: np.ndarray, size: tuple[int, int], pair: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """An index of the pixels of a pair that are nearest to those of the result."""
+    columns, rows = (
+        np.rint(affine[axis, 2] + affine[axis, axis] * np.arange(size[1 - axis])).astype(int) for axis in (0, 1)
+    )
+    return np.ix_(rows.clip(0, pair[0] - 1), columns.clip(0, pair[1] - 1))
+
+
+def _resampled(
+    flow: np.ndarray, valid: np.ndarray, affine: np.ndarray, nearest: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Linear on smooth surfaces, the nearest pixel's elsewhere."""
     around = np.ones((3, 3), np.uint8)
     spans = cv2.split(cv2.subtract(cv2.dilate(flow, around), cv2.erode(flow, around)))
     rough = (cv2.max(*spans) > SMOOTH) | (cv2.erode(valid.astype(np.uint8), around) == 0)
-    linear = cv2.warpAffine(flow, affine, size, flags=_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    nearest = cv2.warpAffine(flow, affine, size, flags=_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-    at_edge = cv2.warpAffine(rough.astype(np.uint8), affine, size, flags=_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(cv2.copyTo(nearest, at_edge, linear))
+    size = (nearest[1].size, nearest[0].size)
+    # One plane at a time: of two channels OpenCV rounds the coordinates to 1/32 pixel.
+    planes = (
+        cv2.warpAffine(plane, affine, size, flags=_LINEAR, borderMode=cv2.BORDER_REPLICATE) for plane in cv2.split(flow)
+    )
+    return np.asarray(cv2.copyTo(flow[nearest], rough[nearest].astype(np.uint8), cv2.merge(list(planes))))
 
 
 def _erased(frame: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

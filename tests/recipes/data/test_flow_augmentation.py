@@ -58,7 +58,7 @@ def test_the_truth_of_an_affine_motion_stays_its_closed_form(spec: AugmentationS
     want = np.stack([0.05 * source_x - 0.02 * source_y + 3, 0.03 * source_x + 0.04 * source_y - 2])
     inner = (source_x > 1) & (source_x < WIDTH - 2) & (source_y > 1) & (source_y < HEIGHT - 2)
     want /= np.array([steps[0, 0], steps[1, 1]])[:, None, None]
-    np.testing.assert_allclose(found.flow.numpy()[:, inner], want[:, inner], atol=2e-3)
+    np.testing.assert_allclose(found.flow.numpy()[:, inner], want[:, inner], atol=1e-4)
 
 
 @given(SPECS, st.integers(0, 1000))
@@ -111,15 +111,15 @@ def test_at_an_edge_no_flow_appears_that_no_surface_has() -> None:
         assert (still ^ moving).all()
 
 
-def test_unknown_points_leak_into_no_known_one() -> None:
+@given(SPECS, st.integers(0, 1000))
+def test_unknown_points_leak_into_no_known_one(spec: AugmentationSpec, seed: int) -> None:
     flow = affine_flow()
     valid = np.random.default_rng(0).random((HEIGHT, WIDTH)) < 0.5
     clean = to_sample(*[smooth_picture(0, HEIGHT, WIDTH)] * 2, flow, valid, np.ones_like(valid))
     sparse = FlowSample(clean.image1, clean.image2, torch.where(torch.from_numpy(valid), clean.flow, 1e4), *clean[3:])
     sparse = sparse._replace(valid=torch.from_numpy(valid))
-    spec = AugmentationSpec(size=(48, 48), scale=(0.3, 0.4), stretch=0, flip=0, flip_vertical=0, **PLAIN)
-    found = augment(sparse, spec, np.random.default_rng(1))
-    assert 0.3 < found.valid.float().mean() < 0.7
+    found = augment(sparse, spec, np.random.default_rng(seed))
+    assert 0.2 < found.valid.float().mean() < 0.8
     assert found.flow.abs().max() < 100
 
 
