@@ -20,7 +20,6 @@ from recipes.data.latents import (
     read_latents_manifest,
     shard_path,
 )
-from recipes.data.library import log_skipped
 from recipes.schema import ClipsSpec, Recipe
 from recipes.teachers import diffusers_vae
 from recipes.teachers.diffusers_vae import DiffusersVAE
@@ -63,8 +62,7 @@ def encode(
     with processes.together(fabric):
         if fabric.is_global_zero:
             _open(output, manifest, resume)
-            log_skipped(output, samples.library.skipped)
-    samples.log = output
+        samples.log_to(output, fabric.is_global_zero)
     missing = [
         (shard_path(output, shard), numbers)
         for shard, numbers in enumerate(manifest.shards)

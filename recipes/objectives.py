@@ -1,7 +1,4 @@
-"""Training tasks: one `nn.Module` whose forward takes videos and returns a dict of weighted losses.
-
-The trainer wraps the whole task, so that gradients synchronise across processes whatever the task does inside.
-"""
+"""The training tasks of videos: distilling a VAE's decoder, and training a VAE whole."""
 
 from __future__ import annotations
 
@@ -17,7 +14,9 @@ from recipes.adversarial import Judged
 from recipes.alignment import Alignment, Features, tapped
 from recipes.data.latents import Batch, read_latents_manifest
 from recipes.perceptual import check_size, perceptual_distance, perceptual_network, structural_similarity
+from recipes.result import save_decoder, save_teacher
 from recipes.schema import AutoencoderObjective, AutoencoderSpec, LatentsSpec, ObjectiveSpec, Recipe, TurboVAEDSpec
+from recipes.task import Losses, Task
 from recipes.teachers import diffusers_vae
 from recipes.teachers.diffusers_vae import DiffusersVAE
 from toolkit import students
@@ -38,25 +37,14 @@ PIXEL_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = 
     "charbonnier": charbonnier,
 }
 
-Losses = dict[str, torch.Tensor]
 
-
-class Task(nn.Module):
-    """What the trainer needs to know: a student to average and save, losses, and how to reconstruct a video."""
-
-    student: nn.Module
+class VideoTask(Task):
+    """What held-out clips are scored by, beside what the trainer needs: how a video is reconstructed."""
 
     @property
     @abstractmethod
     def vae(self) -> DiffusersVAE:
         """The VAE whose latents are decoded."""
-
-    @abstractmethod
-    def forward(self, batch: Batch, judged: Judged | None = None) -> Losses:
-        """Weighted losses of a batch of videos `(B, 3, T, H, W)` in [-1, 1]; their sum is minimised.
-
-        With `judged`, one of them is the adversarial loss of what the student decodes.
-        """
 
     @abstractmethod
     def latent(self, model: nn.Module, video: torch.Tensor) -> torch.Tensor:
@@ -69,18 +57,19 @@ class Task(nn.Module):
     def check_clip(self, height: int, width: int) -> None:
         """Raise `UserError` where a loss cannot take training clips of this size."""
 
+    def batch(self, collated: torch.Tensor | Batch) -> Batch:
+        """Videos `(B, 3, T, H, W)` in [-1, 1], and their latents where they came with them."""
+        return collated if isinstance(collated, Batch) else Batch(collated)
+
+    def pair(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        latent = self.latent(self.student, batch.video) if batch.latent is None else batch.latent
+        return batch.video, self.decode(self.student, latent).to(batch.video.dtype)
+
     def fault(self, batch: Batch) -> str | None:
-        """What, beside training itself, makes losses of this batch that are not finite; None where nothing does."""
         return None if batch.video.isfinite().all() else "a clip holds values that are not finite"
 
-    def trainable_state(self) -> dict[str, torch.Tensor]:
-        """Everything that learns, by name: the student, and heads that only training needs."""
-        learns = {name for name, p in self.named_parameters() if p.requires_grad}
-        buffers = {f"student.{name}" for name, _ in self.student.named_buffers()}
-        return {name: value for name, value in self.state_dict().items() if name in learns | buffers}
 
-
-class AutoencoderTask(Task):
+class AutoencoderTask(VideoTask):
     """Train a VAE whole: pixels through both halves, and a KL term that keeps latents near unit scale."""
 
     def __init__(self, vae: DiffusersVAE, objective: AutoencoderObjective) -> None:
@@ -92,6 +81,10 @@ class AutoencoderTask(Task):
     def vae(self) -> DiffusersVAE:
         assert isinstance(self.student, DiffusersVAE)
         return self.student
+
+    def save(self, run: Path, student: nn.Module) -> None:
+        assert isinstance(student, DiffusersVAE)
+        save_teacher(run, student)
 
     def forward(self, batch: Batch, judged: Judged | None = None) -> Losses:
         video = batch.video
@@ -112,7 +105,7 @@ class AutoencoderTask(Task):
         return model.decode(latent)
 
 
-class DistillationTask(Task):
+class DistillationTask(VideoTask):
     """Decoder-only distillation: the frozen teacher encodes, the student learns to decode its latents."""
 
     def __init__(self, teacher: DiffusersVAE, student: nn.Module, objective: ObjectiveSpec, frames: int) -> None:
@@ -128,6 +121,10 @@ class DistillationTask(Task):
     @property
     def vae(self) -> DiffusersVAE:
         return self.teacher
+
+    def save(self, run: Path, student: nn.Module) -> None:
+        assert isinstance(student, Student)
+        save_decoder(run, student, self.teacher.latent_statistics)
 
     def train(self, mode: bool = True) -> DistillationTask:
         super().train(mode)
@@ -197,7 +194,7 @@ class DistillationTask(Task):
         return Alignment(self.pairs, ours, theirs)
 
 
-def build_task(recipe: Recipe) -> Task:
+def build_task(recipe: Recipe) -> VideoTask:
     """The task that a recipe describes; raises `UserError` where student and teacher do not fit."""
     if isinstance(recipe.student, AutoencoderSpec):
         assert recipe.objective.autoencoder is not None

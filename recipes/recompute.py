@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from recipes.objectives import DistillationTask, Task
+from recipes.objectives import DistillationTask
+from recipes.task import Task
 from recipes.teachers.diffusers_vae import DiffusersVAE
 from toolkit.errors import UserError
 from toolkit.students.turbo_vaed import ResidualBlock, Upsampler2d, Upsampler3d

@@ -13,11 +13,11 @@ from safetensors.torch import save
 
 from recipes.schema import Recipe, load_recipe
 from toolkit.errors import UserError
-from toolkit.evaluation import EVALUATION_FILE, Evaluation
+from toolkit.evaluation import EVALUATION_FILE, AnyEvaluation
 from toolkit.files import write_atomic
 
 #: What every checkpoint has; one of a run with an adversarial phase has its adversary too.
-STATE = {"task", "average", "optimizer", "precision", "step", "samples", "best_psnr"}
+STATE = {"task", "average", "optimizer", "precision", "step", "samples", "best_score"}
 
 #: What of `trainer` says where and in how much memory to train, not what: a run may be resumed with others.
 PLACE = {"checkpoint_activations", "devices", "workers"}
@@ -83,7 +83,7 @@ class RunDirectory:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def save_evaluation(self, evaluation: Evaluation) -> None:
+    def save_evaluation(self, evaluation: AnyEvaluation) -> None:
         write_atomic(self.evaluation, evaluation.model_dump_json(indent=2) + "\n")
 
     def save_samples(self, tensors: dict[str, torch.Tensor]) -> None:

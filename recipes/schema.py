@@ -8,6 +8,16 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from recipes.data.flow_specs import FlowPairsSpec, SyntheticFlowSpec
+from recipes.flow_schema import (
+    CompactFlowSpec,
+    FlowDistillation,
+    FlowObjective,
+    FlowTeacherSpec,
+    HeldOutPairsSpec,
+    HeldOutSceneSpec,
+    Smoothness,
+)
 from toolkit.errors import UserError, unknown_name
 from toolkit.schema import StrictModel, read_yaml, validate
 
@@ -79,8 +89,16 @@ class LatentsSpec(StrictModel):
 
 
 class DataSpec(StrictModel):
-    train: Annotated[ClipsSpec | LatentsSpec, Field(discriminator="kind")]
-    validation: ClipsSpec
+    train: Annotated[ClipsSpec | LatentsSpec | SyntheticFlowSpec | FlowPairsSpec, Field(discriminator="kind")]
+    validation: Annotated[ClipsSpec | HeldOutSceneSpec | HeldOutPairsSpec, Field(discriminator="kind")]
+
+    @property
+    def is_of_flow(self) -> bool:
+        """Whether both parts are pairs of images; raises `ValueError` where only one is."""
+        of_flow = [isinstance(part, SyntheticFlowSpec | FlowPairsSpec) for part in (self.train, self.validation)]
+        if of_flow[0] != of_flow[1]:
+            raise ValueError("data.train and data.validation: one is of videos, the other of optical flow")
+        return of_flow[0]
 
 
 class ReconstructionSpec(StrictModel):
@@ -124,6 +142,9 @@ class ObjectiveSpec(StrictModel):
     perceptual: PerceptualSpec | None = None
     ssim: SsimSpec | None = None
     features: list[FeatureSpec] = []
+    flow: FlowObjective | None = None
+    distillation: FlowDistillation | None = None
+    smoothness: Smoothness | None = None
     autoencoder: AutoencoderObjective | None = None
 
 
@@ -176,17 +197,46 @@ class Recipe(StrictModel):
 
     name: str = Field(pattern=r"^[\w.-]+$")
     description: str = ""
-    teacher: TeacherSpec | None = None
-    student: Annotated[TurboVAEDSpec | AutoencoderSpec, Field(discriminator="kind")]
+    teacher: Annotated[TeacherSpec | FlowTeacherSpec, Field(discriminator="kind")] | None = None
+    student: Annotated[TurboVAEDSpec | CompactFlowSpec | AutoencoderSpec, Field(discriminator="kind")]
     data: DataSpec
     objective: ObjectiveSpec
     phases: list[PhaseSpec] = Field(min_length=1)
     trainer: TrainerSpec = TrainerSpec()
 
     @model_validator(mode="after")
-    def _objective_fits_models(self) -> Recipe:
+    def _parts_fit(self) -> Recipe:
+        of_flow = isinstance(self.student, CompactFlowSpec)
+        if self.data.is_of_flow != of_flow:
+            raise ValueError(f"data: a student of kind {self.student.kind} does not learn from data of these kinds")
+        if of_flow:
+            self._check_flow()
+        else:
+            self._check_video()
+        return self
+
+    def _check_flow(self) -> None:
+        asked = self.objective
+        if asked.flow is None or asked.reconstruction or asked.perceptual or asked.ssim or asked.autoencoder:
+            raise ValueError("objective: a flow student takes flow, and beside it distillation, smoothness, features")
+        if isinstance(self.teacher, TeacherSpec):
+            raise ValueError(f"teacher: {self.teacher.kind} gives no optical flow; use dis, raft or student")
+        needs_teacher = asked.distillation is not None or bool(asked.features)
+        if needs_teacher != (self.teacher is not None):
+            raise ValueError(
+                "teacher: objective.distillation and objective.features need one, and only they"
+            )
+        if any(phase.adversarial is not None for phase in self.phases):
+            raise ValueError("phases.*.adversarial is for videos")
+
+    def _check_video(self) -> None:
         trains_vae = isinstance(self.student, AutoencoderSpec)
-        if trains_vae != (self.objective.autoencoder is not None):
+        asked = self.objective
+        if asked.flow or asked.distillation or asked.smoothness:
+            raise ValueError("objective: flow, distillation and smoothness are for students of optical flow")
+        if self.teacher is not None and not isinstance(self.teacher, TeacherSpec):
+            raise ValueError(f"teacher: {self.teacher.kind} gives optical flow; a video's is of kind diffusers_vae")
+        if trains_vae != (asked.autoencoder is not None):
             raise ValueError("objective.autoencoder goes with student.kind diffusers_vae, and only with it")
         if trains_vae and isinstance(self.data.train, LatentsSpec):
             raise ValueError("data.train of kind latents is for students: a VAE learns to encode as well")
@@ -197,9 +247,8 @@ class Recipe(StrictModel):
             raise ValueError("phases.*.adversarial: one discriminator serves all phases; give it one width and layers")
         if not trains_vae and self.teacher is None:
             raise ValueError("a student needs a teacher to learn from: add a 'teacher' section")
-        if not trains_vae and self.objective.reconstruction is None:
+        if not trains_vae and asked.reconstruction is None:
             raise ValueError("objective.reconstruction is missing: the student would never see a pixel")
-        return self
 
     @property
     def total_steps(self) -> int:

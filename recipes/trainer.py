@@ -21,18 +21,16 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from recipes import ema, evaluate, processes
+from recipes import ema, processes
 from recipes.adversarial import Adversary, Judged
-from recipes.data.clips import Clips, FromStep, validation_windows
-from recipes.data.latents import Batch, Latents
-from recipes.data.library import log_skipped
-from recipes.objectives import Task, build_task
+from recipes.data.clips import FromStep
 from recipes.recompute import recompute_activations
-from recipes.result import save_result
 from recipes.rundir import RunDirectory
-from recipes.schema import LatentsSpec, PhaseSpec, Recipe
+from recipes.schema import PhaseSpec, Recipe
+from recipes.task import Work
+from recipes.work import load_work
 from toolkit.errors import CheckFailed, HandheldError, UserError
-from toolkit.evaluation import Evaluation
+from toolkit.evaluation import AnyEvaluation
 from toolkit.progress import Tracker, track
 
 
@@ -45,7 +43,7 @@ class Interrupted(HandheldError):
         super().__init__(f"stopped and saved at {place}; go on with the same command and --output {run} --resume")
 
 
-def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation:
+def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> AnyEvaluation:
     """Train as `recipe` says and leave a run directory at `output`.
 
     With `resume`, goes on from the last checkpoint of the same recipe (from the start if there is none).
@@ -62,37 +60,16 @@ def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> Evaluation
         )
     torch.manual_seed(recipe.trainer.seed)
     with processes.together(fabric):
-        task = build_task(recipe)
-        clips = _training_clips(recipe, task)
-        held_out = validation_windows(recipe.data.validation)
-        first = _batch(clips[0]).video
-        for clip in (first, *held_out):
-            task.vae.check_video(*clip.shape[1:])
-        task.check_clip(*first.shape[2:])
-    held_out = held_out[fabric.global_rank :: fabric.world_size]  # by the same name, so that the rest leaves memory
-    trainer = Trainer(fabric, recipe, run, task, clips, held_out)
+        work = load_work(recipe, fabric)
+    trainer = Trainer(fabric, recipe, run, work)
     with processes.together(fabric):
         if fabric.is_global_zero:
             run.open(recipe, resume)
-            if isinstance(clips, Clips):
-                log_skipped(output, clips.library.skipped)
-    if isinstance(clips, Clips):
-        clips.log = output
+    with processes.together(fabric):
+        work.samples.log_to(output, fabric.is_global_zero)
     trainer.restore()
     trainer.train()
     return trainer.finish()
-
-
-def _training_clips(recipe: Recipe, task: Task) -> Clips | Latents:
-    if isinstance(recipe.data.train, LatentsSpec):
-        latents = Latents(Path(recipe.data.train.path))
-        latents.check_made_for(recipe, task.vae)
-        return latents
-    return Clips(recipe.data.train, recipe.trainer.seed)
-
-
-def _batch(given: torch.Tensor | Batch) -> Batch:
-    return given if isinstance(given, Batch) else Batch(given)
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -124,22 +101,12 @@ def learning_rate(phases: list[PhaseSpec], step: int) -> float:
 
 
 class Trainer:
-    """One run in progress: the task under Fabric, its optimizer, its average, and where it stands.
+    """One run in progress: the task under Fabric, its optimizer, its average, and where it stands."""
 
-    `held_out` is this process's share of the clips: numbers r, r + w, ... in the process of rank r of w.
-    """
-
-    def __init__(
-        self,
-        fabric: Fabric,
-        recipe: Recipe,
-        run: RunDirectory,
-        task: Task,
-        clips: Clips | Latents,
-        held_out: list[torch.Tensor],
-    ) -> None:
-        spec = recipe.trainer
-        self.fabric, self.recipe, self.run, self.clips, self.held_out = fabric, recipe, run, clips, held_out
+    def __init__(self, fabric: Fabric, recipe: Recipe, run: RunDirectory, work: Work) -> None:
+        spec, task = recipe.trainer, work.task
+        self.fabric, self.recipe, self.run = fabric, recipe, run
+        self.samples_source, self.held_out = work.samples, work.held_out
         self.average: AveragedModel = ema.averaged(task.student, spec.ema)
         if spec.checkpoint_activations:
             recompute_activations(task)
@@ -153,7 +120,7 @@ class Trainer:
         self.scales_losses = spec.precision == "16-mixed"
         self.adversary = Adversary(fabric, judged, self.scales_losses) if judged is not None else None
         self.step = self.samples = 0
-        self.best_psnr = -math.inf
+        self.best_score = -math.inf
 
     def restore(self) -> None:
         """Take up the last checkpoint, if there is one."""
@@ -173,7 +140,7 @@ class Trainer:
         self.task.load_state_dict(state["task"], strict=False)  # the frozen teacher is not in it
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.samples, self.best_psnr = state["step"], state["samples"], state["best_psnr"]
+        self.step, self.samples, self.best_score = state["step"], state["samples"], state["best_score"]
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         if self.adversary is not None:
             self.adversary.load(state["adversary"])
@@ -195,7 +162,7 @@ class Trainer:
                     with processes.together(self.fabric):
                         self._log(losses, board)
                 if self.step % spec.validate_every == 0 or self.step == total:
-                    quality = f"PSNR {self._validate(board):.2f} dB"
+                    quality = self._validate(board)
                 stopped = processes.any_of(self.fabric, stop.requested)
                 if self.step % spec.checkpoint_every == 0 or self.step == total or stopped:
                     self._checkpoint(self.run.last)
@@ -209,13 +176,13 @@ class Trainer:
         turns = (self.step, self.step - 1) if phase.adversarial is not None else (self.step,)
         return any(step % spec.log_every == 0 for step in turns) or self.step == self.recipe.total_steps
 
-    def finish(self) -> Evaluation:
+    def finish(self) -> AnyEvaluation:
         """Evaluate the averaged student on all held-out clips and write the run's result."""
         student = self.average.module
-        evaluation, samples = evaluate.evaluate_task(self.fabric, self.task, student, self.held_out)
+        evaluation, samples = self.held_out.evaluate(self.fabric, student)
         with processes.together(self.fabric):
             if self.fabric.is_global_zero:
-                save_result(self.run, self.recipe, student, self.task.vae)
+                self.task.save(self.run.path, student)
                 self.run.save_samples(samples)
                 self.run.save_evaluation(evaluation)
         return evaluation
@@ -226,7 +193,7 @@ class Trainer:
         spec = self.recipe.trainer
         return spec.batch * spec.accumulate * self.fabric.world_size
 
-    def _steps(self) -> Iterator[list[Batch]]:
+    def _steps(self) -> Iterator[list[Any]]:
         """For each step that is left, the micro-batches it accumulates.
 
         Sample numbers go on from those that were drawn, by however many processes.
@@ -236,19 +203,19 @@ class Trainer:
         stop = self.samples + len(left) * self.samples_per_step
         sampler = FromStep(self.samples, stop, self.fabric.global_rank, self.fabric.world_size)
         loader = self.fabric.setup_dataloaders(
-            DataLoader(self.clips, batch_size=spec.batch, sampler=sampler, num_workers=spec.workers),
+            DataLoader(self.samples_source, batch_size=spec.batch, sampler=sampler, num_workers=spec.workers),
             use_distributed_sampler=False,
         )
-        batches: Iterator[torch.Tensor | Batch] = iter(loader)  # type: ignore[arg-type]
+        batches: Iterator[Any] = iter(loader)  # type: ignore[arg-type]
         for _ in left:
             with processes.together(self.fabric):
                 try:
-                    micro_batches = [_batch(next(batches)) for _ in range(spec.accumulate)]
+                    micro_batches = [self.task.batch(next(batches)) for _ in range(spec.accumulate)]
                 except UserError as error:  # from a worker it comes wrapped in its traceback
                     raise UserError(str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]) from error
             yield micro_batches
 
-    def _optimize(self, batches: list[Batch]) -> dict[str, float]:
+    def _optimize(self, batches: list[Any]) -> dict[str, float]:
         """One optimizer step over accumulated micro-batches, of the student or in its turn of the discriminator.
 
         Returns the mean of each loss, over micro-batches and processes.
@@ -280,17 +247,14 @@ class Trainer:
         return sums
 
     @torch.no_grad()
-    def _pairs(self, batches: list[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """True videos and what the student makes of them."""
+    def _pairs(self, batches: list[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The truth and what the student makes of it."""
         for batch in batches:
             with self.fabric.autocast():
-                latent = batch.latent
-                if latent is None:
-                    latent = self.task.latent(self.task.student, batch.video)
-                decoded = self.task.decode(self.task.student, latent)
-            yield batch.video, decoded.to(batch.video.dtype)
+                pair = self.task.pair(batch)
+            yield pair
 
-    def _clip(self, losses: dict[str, float], batches: list[Batch]) -> None:
+    def _clip(self, losses: dict[str, float], batches: list[Any]) -> None:
         """Clip the gradient; raises `CheckFailed` before anything is spoilt where loss or gradient are not finite."""
         spec = self.recipe.trainer
         limit = math.inf if spec.clip_grad is None else spec.clip_grad
@@ -306,19 +270,19 @@ class Trainer:
                 "name another --output"
             )
 
-    def _validate(self, board: SummaryWriter | None) -> float:
-        """PSNR of the averaged student on the held-out clips; draws a strip, keeps the best checkpoint."""
-        scores, strip = evaluate.validate(self.fabric, self.task, self.average.module, self.held_out)
+    def _validate(self, board: SummaryWriter | None) -> str:
+        """Score the averaged student on held-out data; draws a picture, keeps the best checkpoint."""
+        found = self.held_out.validate(self.fabric, self.average.module)
         with processes.together(self.fabric):
-            if board is not None and strip is not None:
-                strip.write(self.run.samples / f"step_{self.step:07d}.png")
-                board.add_scalar("validation/psnr_db", scores.psnr_db, self.step)
-                board.add_scalar("validation/ssim", scores.ssim, self.step)
-                self.run.log({"step": self.step, "psnr_db": scores.psnr_db, "ssim": scores.ssim})
-        if scores.psnr_db > self.best_psnr:
-            self.best_psnr = scores.psnr_db
+            if board is not None and found.picture is not None:
+                found.picture(self.run.samples / f"step_{self.step:07d}.png")
+                for name, value in found.figures.items():
+                    board.add_scalar(f"validation/{name}", value, self.step)
+                self.run.log({"step": self.step, **found.figures})
+        if found.score > self.best_score:
+            self.best_score = found.score
             self._checkpoint(self.run.best)
-        return scores.psnr_db
+        return found.text
 
     def _checkpoint(self, path: Path) -> None:
         with processes.together(self.fabric):
@@ -332,7 +296,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "samples": self.samples,
-            "best_psnr": self.best_psnr,
+            "best_score": self.best_score,
             "precision": self.fabric.strategy.precision.state_dict(),
             **({} if self.adversary is None else {"adversary": self.adversary.state()}),
         }

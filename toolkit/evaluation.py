@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import ConfigDict
 
 from toolkit.errors import UserError
-from toolkit.schema import StrictModel, validate_json
+from toolkit.flow_metrics import FlowReport
+from toolkit.schema import StrictModel, read_json, validate
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -40,6 +41,19 @@ class Evaluation(StrictModel):
     teacher_params: int | None
 
 
+class FlowEvaluation(StrictModel):
+    """Held-out figures of an optical-flow run; `teacher` is None where it had none, `baselines` go by their names."""
+
+    pairs: int
+    student: FlowReport
+    teacher: FlowReport | None
+    baselines: dict[str, FlowReport]
+    student_params: int
+
+
+AnyEvaluation = Evaluation | FlowEvaluation
+
+
 def mean_scores(scores: Sequence[Scores]) -> Scores:
     """The mean of each metric over at least one clip; None where a clip lacks it."""
     means = {}
@@ -56,9 +70,12 @@ def retention(student: float, teacher: float) -> float | None:
     return 100 * student / teacher
 
 
-def read_evaluation(run: Path) -> Evaluation:
+def read_evaluation(run: Path) -> AnyEvaluation:
     """The scores of a finished run; raises `UserError` where the run is not finished or the file is damaged."""
     path = run / EVALUATION_FILE
     if not path.is_file():
         raise UserError(f"{run}: the run is not finished; go on with `handheld distill ... --resume`")
-    return validate_json(Evaluation, path)
+    content = read_json(path)
+    if isinstance(content, dict) and "pairs" in content:
+        return validate(FlowEvaluation, content, str(path))
+    return validate(Evaluation, content, str(path))

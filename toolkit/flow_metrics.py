@@ -81,6 +81,11 @@ class FlowMeter:
         for name, members in groups.items():
             self._sums[name] += table[:, members].sum(dim=1).cpu()
 
+    def join(self, other: FlowMeter) -> None:
+        """Add what another meter has collected."""
+        for group, sums in other._sums.items():
+            self._sums[group] += sums
+
     def report(self) -> FlowReport:
         """The figures over everything added so far."""
         return FlowReport(**{group: _scores(self._sums[group]) for group in GROUPS})

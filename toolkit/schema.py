@@ -50,11 +50,15 @@ def validate(model: type[Model], data: Any, source: str) -> Model:
 
 def validate_json(model: type[Model], path: Path) -> Model:
     """Build `model` from a JSON file; raises `UserError` that names the file where it holds something else."""
+    return validate(model, read_json(path), str(path))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises `UserError` if it is not JSON."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); the file is damaged") from error
-    return validate(model, content, str(path))
 
 
 def read_yaml(path: Path) -> Any:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from recipes.data.library import Library, check_crop, check_length, log_skipped, surveyed
+from recipes.data.samples import Samples
 from recipes.schema import ClipsSpec, asset_path
 from toolkit.errors import UserError
 from toolkit.progress import track
@@ -22,16 +23,23 @@ from toolkit.shards import Video, find_videos
 from toolkit.video import iterate_video, stack_frames, to_unit_range
 
 
-class Clips(Dataset[torch.Tensor]):
+class Clips(Samples):
     """Random crops `(3, frames, h, w)` float in [-1, 1], numbered without end.
 
     Where a file breaks where a sample would lie, the sample is drawn anew: a function of seed, number and files still.
-    With `log`, a run's folder, the files that broke are listed there.
+    After `log_to` a run's folder, the files that broke are listed there.
     """
 
-    def __init__(self, spec: ClipsSpec, seed: int, log: Path | None = None) -> None:
-        self.spec, self.seed, self.log = spec, seed, log
+    def __init__(self, spec: ClipsSpec, seed: int) -> None:
+        self.spec, self.seed = spec, seed
+        self.log: Path | None = None
         self.library = Library(spec)
+
+    def log_to(self, run: Path, is_first: bool) -> None:
+        """From now on list in the run's folder what breaks; the first process adds what the survey left out."""
+        if is_first:
+            log_skipped(run, self.library.skipped)
+        self.log = run
 
     def __getitem__(self, number: int) -> torch.Tensor:
         random = np.random.default_rng([self.seed, number])

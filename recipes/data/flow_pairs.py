@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-from torch.utils.data import Dataset
 
 from recipes.data.flow_augmentation import augment
 from recipes.data.flow_layouts import find_pairs, read_pair
 from recipes.data.flow_sample import FlowSample, one_thread_in_workers
 from recipes.data.flow_specs import AugmentationSpec, FlowPairsSpec
+from recipes.data.samples import Samples
 from recipes.schema import asset_path
 from toolkit.errors import UserError
 
 
-class FlowPairs(Dataset[FlowSample]):
-    """Augmented pairs numbered without end; each is a pure function of the seed and of its number.
+class FlowPairs(Samples):
+    """Augmented pairs `FlowSample`.
 
     Raises `UserError` as `find_pairs` does, without `spec.augmentation`, and, when it comes to it, as `read_pair` does.
     """
@@ -25,6 +27,9 @@ class FlowPairs(Dataset[FlowSample]):
         self.augmentation: AugmentationSpec = spec.augmentation
         self.records = find_pairs(spec.layout, asset_path(spec.path), spec.split, spec.variant)
         self.seed = seed
+
+    def log_to(self, run: Path, is_first: bool) -> None:
+        """Nothing is left out here: a pair that cannot be read is an error."""
 
     def __getitem__(self, number: int) -> FlowSample:
         one_thread_in_workers()

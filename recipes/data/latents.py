@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from pydantic import PositiveInt
 from safetensors import SafetensorError, safe_open
-from torch.utils.data import Dataset
 
+from recipes.data.samples import Samples
 from recipes.schema import ClipsSpec, Recipe, TeacherSpec
 from recipes.teachers.diffusers_vae import DiffusersVAE
 from toolkit.errors import UserError
@@ -66,7 +66,7 @@ def read_latents_manifest(folder: Path) -> LatentsManifest:
     return validate_json(LatentsManifest, path)
 
 
-class Latents(Dataset[Batch]):
+class Latents(Samples):
     """Encoded clips, numbered without end: in the order of their making, then in a new order each time round.
 
     A training on as many clips as it draws is therefore the same as one that encodes them itself.
@@ -96,6 +96,9 @@ class Latents(Dataset[Batch]):
                 return Batch(to_unit_range(shard.get_tensor(f"video.{place}")), shard.get_tensor(f"latent.{place}"))
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: was readable when the training began; put it back and resume") from error
+
+    def log_to(self, run: Path, is_first: bool) -> None:
+        """Nothing is left out here; what was, when the clips were encoded, is listed beside them."""
 
     def check_made_for(self, recipe: Recipe, teacher: DiffusersVAE) -> None:
         """Raise `UserError` where the latents are another teacher's, or of another precision."""

@@ -9,25 +9,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from recipes.data.flow_render import Rendered, render
 from recipes.data.flow_sample import FlowSample, one_thread_in_workers, to_sample
 from recipes.data.flow_scene import draw_scene
 from recipes.data.flow_specs import SyntheticFlowSpec
 from recipes.data.photometric import change_pair
+from recipes.data.samples import Samples
 from recipes.data.textures import Textures
 
 
-class SyntheticFlow(Dataset[FlowSample]):
-    """Pairs numbered without end, of `spec.size`; the truth is known everywhere, so `valid` is true throughout.
+class SyntheticFlow(Samples):
+    """Pairs `FlowSample` of `spec.size`; the truth is known everywhere, so `valid` is true throughout.
 
-    With `log`, a run's folder, pictures that cannot be read are listed there. Raises `UserError` as `Textures` does.
+    Raises `UserError` as `Textures` does.
     """
 
-    def __init__(self, spec: SyntheticFlowSpec, seed: int, log: Path | None = None) -> None:
+    def __init__(self, spec: SyntheticFlowSpec, seed: int) -> None:
         self.spec, self.seed = spec, seed
-        self.textures = Textures(spec.textures, log)
+        self.textures = Textures(spec.textures)
+
+    def log_to(self, run: Path, is_first: bool) -> None:
+        self.textures.log_to(run, is_first)
 
     def __getitem__(self, number: int) -> FlowSample:
         one_thread_in_workers()

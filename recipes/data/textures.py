@@ -18,7 +18,7 @@ from recipes.data.library import log_skipped
 from recipes.schema import asset_path
 from toolkit.errors import UserError, unknown_name
 from toolkit.progress import track
-from toolkit.shards import VIDEO_SUFFIXES
+from toolkit.shards import VIDEO_SUFFIXES, Video
 from toolkit.video import iterate_video, probe
 
 SKIMAGE_PREFIX = "skimage:"
@@ -51,16 +51,17 @@ class _File:
 class Textures:
     """Pictures `(H, W, 3)` uint8, RGB, by their number: in the order of the sources, and within a folder of the paths.
 
-    In a folder, a file that cannot be read is left out and noted in `skipped`, with `log`, a run's folder, there too.
-    An image shows that only when its number comes up, and then gives the next one's picture: what a number gives is a
-    function of the files still.
+    In a folder, a file that cannot be read is left out and noted in `skipped`, and after `log_to` a run's folder there
+    too. An image shows that only when its number comes up, and then gives the next one's picture: what a number gives
+    is a function of the files still.
 
     Raises `UserError` where a source is missing or holds no picture, where a file that a source names cannot be read,
     and where video frames alone would exceed `memory_gb`.
     """
 
-    def __init__(self, spec: TexturesSpec, log: Path | None = None) -> None:
-        self.spec, self.log, self.skipped = spec, log, dict[Path, str]()
+    def __init__(self, spec: TexturesSpec) -> None:
+        self.spec, self.skipped = spec, dict[Video, str]()
+        self.log: Path | None = None
         self._entries: list[_File | np.ndarray] = []  # an image file, or a frame of a video
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0
@@ -77,6 +78,12 @@ class Textures:
             progress.update(len(files), "done")
         if not self._entries:
             raise UserError(f"{spec.sources[0]}: no video can be used; the first: {next(iter(self.skipped.values()))}")
+
+    def log_to(self, run: Path, is_first: bool) -> None:
+        """From now on list in the run's folder what cannot be read; the first process adds what was left out so far."""
+        if is_first:
+            log_skipped(run, self.skipped)
+        self.log = run
 
     def __len__(self) -> int:
         return len(self._entries)

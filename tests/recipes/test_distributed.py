@@ -192,7 +192,7 @@ def test_all_processes_know_the_same_best_score_and_more_of_them_than_clips_is_w
     first, second = ([value for rank, value in validated if rank == which] for which in "01")
     assert len(first) == 2
     assert first == second
-    assert torch.load(run / "checkpoints" / "best.pt")["best_psnr"] == max(map(float, first))
+    assert torch.load(run / "checkpoints" / "best.pt")["best_score"] == max(map(float, first))
     assert json.loads((run / "evaluation.json").read_text())["clips"] == 1
 
 

@@ -13,8 +13,10 @@ from torch import nn
 import recipes
 from recipes import objectives
 from recipes.adversarial import Discriminator, Judged
-from recipes.objectives import Task, build_task
+from recipes.data.latents import Batch
+from recipes.objectives import build_task
 from recipes.recompute import recompute_activations
+from recipes.task import Task
 from tests.conftest import TINY_VAE, RecipeWriter
 from tests.recipes.test_trainer import with_adversary
 from toolkit.errors import UserError
@@ -54,7 +56,7 @@ def run(task: Task, adversarial: bool = False, half: bool = False) -> Pass:
     task.train()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            losses = task(VIDEO, judged)
+            losses = task(Batch(VIDEO), judged)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
     kept = sum(held.values())
     total.backward()

@@ -142,8 +142,8 @@ def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(
     assert (killed / "student.safetensors").read_bytes() == (whole / "student.safetensors").read_bytes()
     assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     assert (
-        torch.load(killed / "checkpoints" / "last.pt")["best_psnr"]
-        == torch.load(whole / "checkpoints" / "last.pt")["best_psnr"]
+        torch.load(killed / "checkpoints" / "last.pt")["best_score"]
+        == torch.load(whole / "checkpoints" / "last.pt")["best_score"]
     )
 
 

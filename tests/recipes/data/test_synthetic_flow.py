@@ -131,7 +131,8 @@ def test_a_folders_files_that_cannot_be_read_are_left_out_and_listed(folder: Pat
     (folder / "00.png").write_bytes((folder / "0.png").read_bytes()[:200])
     (folder / "text.mp4").write_text("no video")
     (tmp_path / "run").mkdir()
-    textures = Textures(TexturesSpec(sources=[str(folder)], video_frames=2), tmp_path / "run")
+    textures = Textures(TexturesSpec(sources=[str(folder)], video_frames=2))
+    textures.log_to(tmp_path / "run", is_first=True)
     pictures = [textures[number] for number in range(len(textures))]
     assert {path.name for path in textures.skipped} == {"00.png", "text.mp4"}
     assert len(pictures) == 6

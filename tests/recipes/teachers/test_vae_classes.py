@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from recipes.data.latents import Batch
 from recipes.objectives import AutoencoderTask
 from recipes.schema import AutoencoderObjective, TeacherSpec
 from recipes.teachers import diffusers_vae
@@ -153,7 +154,7 @@ def test_slices_bound_what_goes_through_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", IMAGE_CLASSES)
 def test_a_vae_that_learns_sees_its_batch_at_once(name: str) -> None:
     task = AutoencoderTask(make(name).train().requires_grad_(True), AutoencoderObjective())
-    losses = task(clips(2, 9))
+    losses = task(Batch(clips(2, 9)))
     sum(losses.values(), torch.zeros(())).backward()
     assert all(parameter.grad is not None for parameter in task.vae.features_root.parameters())
     assert (losses["kl"] == 0) == (name == "AutoencoderDC")
