@@ -107,8 +107,10 @@ def read_run(path: Path) -> Run:
         rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the run is not finished; go on with `handheld distill ... --resume`") from error
-    recipe = read_yaml(path / "recipe.yaml")
-    return validate(Run, {"path": path, "recipe": recipe, "evaluation": read_evaluation(path), "rows": rows}, str(path))
+    recipe, evaluation = read_yaml(path / "recipe.yaml"), read_evaluation(path)
+    if not isinstance(evaluation, Evaluation):
+        raise UserError(f"{path}: a run of optical flow; the page shows runs of video decoders, and bundles of both")
+    return validate(Run, {"path": path, "recipe": recipe, "evaluation": evaluation, "rows": rows}, str(path))
 
 
 def speedups(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:

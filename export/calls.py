@@ -18,7 +18,7 @@ from export.lowering.streaming import stream
 from export.parity import CLIP_FRAMES, CLIP_LATENT
 from export.sources import Source, fit
 from toolkit.bundle import TensorInfo
-from toolkit.errors import CheckFailed, UserError
+from toolkit.errors import CheckFailed
 from toolkit.streaming import Step, StreamDecoder, StreamFacts
 from toolkit.tiling import Tiling
 
@@ -71,14 +71,15 @@ class FramesFirst(nn.Module):
         return tuple(to_frames(r) if is_video else r for r, is_video in zip(results, self.outputs, strict=True))
 
 
-def clip_call(source: Source, shape: tuple[int, int, int] | None = None, tiling: bool = False) -> Call:
-    """A whole clip in one call. `shape` is the (T, h, w) of the first input; `tiling` asks how tiles must overlap.
+def clip_call(source: Source, shape: tuple[int, ...] | None = None, tiling: bool = False) -> Call:
+    """A whole clip, or pair of images, in one call. `shape` is as of `Source.examples`; `tiling` asks how tiles of a
+    video must overlap.
 
     Raises `UserError` on operators that cannot be lowered, `CheckFailed` if the lowering changed the numbers.
     """
-    examples = list(source.inputs)
-    if shape:
-        examples[0] = fit(_video(source), shape)
+    examples = source.examples(shape)
+    if tiling:
+        source.video()
     module = source.module.eval().float()
     lowered = lower(module, examples)
     videos = [spec.frames for spec in lowered.inputs], [spec.frames for spec in lowered.outputs]
@@ -86,13 +87,14 @@ def clip_call(source: Source, shape: tuple[int, int, int] | None = None, tiling:
     frames = tuple(to_frames(e) if is_video else e for e, is_video in zip(examples, videos[0], strict=True))
     expected = reference(*frames)
     _check_lowering(lowered, frames, expected, reference)
+    flow = source.task == "optical-flow"
     inputs = [
-        _info(name, tensor, f"{source.latent} frames (T, C, h, w)" if is_video else "as PyTorch takes it")
+        _info(name, tensor, source.taken if is_video or flow else "as PyTorch takes it")
         for name, tensor, is_video in zip(source.input_names, frames, videos[0], strict=True)
     ]
     names = source.output_names or [f"output_{number}" for number in range(len(expected))]
     outputs = [
-        _info(name, tensor, source.meaning if is_video else "as PyTorch gives it")
+        _info(name, tensor, source.meaning if is_video or flow else "as PyTorch gives it")
         for name, tensor, is_video in zip(names, expected, videos[1], strict=True)
     ]
     return Call(
@@ -107,12 +109,13 @@ def clip_call(source: Source, shape: tuple[int, int, int] | None = None, tiling:
     )
 
 
-def stream_call(source: Source, shape: tuple[int, int, int] | None = None) -> Call:
+def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
     """One latent frame a call. `shape` is (T, h, w), of which h and w count.
 
     Raises `UserError` where the model cannot stream, `CheckFailed` if the stream's numbers are not the clip's.
     """
-    latent = fit(_video(source), shape) if shape else _video(source)
+    source.video()
+    latent = source.examples(shape)[0]
     latent = fit(latent, (STREAMED_LATENTS, *latent.shape[3:]))
     module = source.module.eval().float()
     form = stream(module, latent)
@@ -149,12 +152,6 @@ def stream_call(source: Source, shape: tuple[int, int, int] | None = None) -> Ca
         states=state_infos,
         stream=facts,
     )
-
-
-def _video(source: Source) -> torch.Tensor:
-    if source.inputs[0].ndim != 5:
-        raise UserError(f"{source.name}: its input of shape {list(source.inputs[0].shape)} is no video (1, C, T, H, W)")
-    return source.inputs[0]
 
 
 def _eager(module: nn.Module) -> Step:

@@ -19,12 +19,21 @@ Inputs = dict[str, Any]
 Operator = Callable[[Inputs], torch.Tensor | list[torch.Tensor]]
 
 OPERATORS: dict[str, Operator] = {}
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int32": torch.int32, "bool": torch.bool}
+DTYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "int16": torch.int16,
+    "uint16": torch.uint16,
+    "int32": torch.int32,
+    "bool": torch.bool,
+}
 UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "abs": torch.abs,
     "exp": torch.exp,
+    "floor": torch.floor,
     "identity": torch.Tensor.clone,
     "relu": F.relu,
+    "relu6": F.relu6,
     "sigmoid": torch.sigmoid,
     "sign": torch.sign,
     "silu": F.silu,
@@ -157,6 +166,17 @@ def _rsqrt(given: Inputs) -> torch.Tensor:
 @operator("clip")
 def _clip(given: Inputs) -> torch.Tensor:
     return wide(given["x"]).clamp(float(given["alpha"]), float(given["beta"]))
+
+
+@operator("sigmoid_hard")
+def _sigmoid_hard(given: Inputs) -> torch.Tensor:
+    return (float(given["alpha"]) * wide(given["x"]) + float(given["beta"])).clamp(0, 1)
+
+
+@operator("thresholded_relu")
+def _thresholded_relu(given: Inputs) -> torch.Tensor:
+    x = wide(given["x"])
+    return torch.where(x >= float(given["alpha"]), x, 0.0)
 
 
 @operator("gelu")
@@ -362,3 +382,14 @@ def _upsample_bilinear(given: Inputs) -> torch.Tensor:
     factors = [float(given["scale_factor_height"]), float(given["scale_factor_width"])]
     size = [int(np.floor(places * factor)) for places, factor in zip(x.shape[-2:], factors, strict=True)]
     return F.interpolate(x, size=size, mode="bilinear", align_corners=bool(given["align_corners"]))
+
+
+@operator("resample")
+def _resample(given: Inputs) -> torch.Tensor:
+    """`grid_sample`, by coordinates from -1 to 1, x then y."""
+    mode, kind = str(given["sampling_mode"]), str(given["coordinates_mode"])
+    padding = {"border": "border", "constant": "zeros", "reflection": "reflection"}.get(str(given["padding_mode"]))
+    if kind != "normalized_minus_one_to_one" or padding is None or (padding == "zeros" and given["padding_value"] != 0):
+        raise CheckFailed("Core ML reference: resampling by these coordinates, or with this padding, is not known")
+    corners = bool(given["align_corners"])
+    return F.grid_sample(wide(given["x"]), wide(given["coordinates"]), mode, padding, corners)

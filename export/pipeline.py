@@ -1,4 +1,4 @@
-"""From a PyTorch decoder to a bundle of proved artifacts. Read `export`: its steps are numbered."""
+"""From a PyTorch model to a bundle of proved artifacts. Read `export`: its steps are numbered."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def export(
     output: Path,
     *,
     mode: Mode = "clip",
-    shape: tuple[int, int, int] | None = None,
+    shape: tuple[int, ...] | None = None,
     tiling: bool = False,
     command: str = "",
 ) -> Manifest:
     """Export `source` to every target and write the bundle `output`, whole or not at all.
 
     In `mode` "clip" one call takes a whole clip; in "stream" one latent frame and the states, for causal models.
-    `shape` is the first input's (T, h, w), by default that of the source's example. With `tiling` the bundle also says
-    how tiles of longer clips and larger pictures must overlap, which takes minutes for large models.
+    `shape` is a latent's (T, h, w) or images' (H, W), by default that of the source's example. With `tiling` the bundle
+    also says how tiles of longer clips and larger pictures must overlap, which takes minutes for large models.
     Raises `UserError` on unknown targets and on models that cannot be lowered or streamed, `CheckFailed` where an
     artifact differs from PyTorch.
     """
@@ -134,7 +134,7 @@ def write_artifact(target: Target, folder: Path, call: Call, estimates: dict[str
 def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manifest:
     return Manifest(
         name=source.name,
-        model=Model(role=source.role, class_name=source.class_name, config=source.config),
+        model=Model(role=source.role, task=source.task, class_name=source.class_name, config=source.config),
         provenance=provenance(command, source.recipe),
         quality=source.quality,
         latent_statistics=source.latent_statistics,

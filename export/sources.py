@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,23 +18,28 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional as F
 
 from toolkit import students
 from toolkit.errors import UserError, unknown_name
-from toolkit.evaluation import Evaluation, read_evaluation
+from toolkit.evaluation import AnyEvaluation, read_evaluation
 from toolkit.files import sha256
 from toolkit.latents import LATENT_FILE, LatentStatistics, read_statistics
 from toolkit.schema import read_yaml
+from toolkit.students import Student
 from toolkit.students.weights import load_published
+from toolkit.task import Task
 
-MAX_ELEMENTS = 2**28  # of a latent: 1 GB in fp32
+MAX_ELEMENTS = 2**28  # of a latent or an image: 1 GB in fp32
+IMAGES = "RGB in [0, 1], (1, 3, H, W)"
+IMAGE_SIZE = (384, 512)  # height and width of the images that flow is exported for, unless others are asked for
 
 
 @dataclass(frozen=True)
 class Source:
     """A model to export, by default a video decoder: latent `(1, C, T, h, w)` in, video `(1, 3, T', H, W)` out.
 
-    `inputs` are real examples. `meaning` says what a video that it gives is. Outputs without names are numbered.
+    `inputs` are real examples. `meaning` says what it gives. Outputs without names are numbered.
     `latent_statistics` are what a diffusion model normalises its latents by, where that is known; `normalized_latents`,
     whether `module` takes such latents and undoes it.
     """
@@ -47,8 +52,9 @@ class Source:
     input_names: tuple[str, ...] = ("latent",)
     output_names: tuple[str, ...] = ("frames",)
     meaning: str = "RGB in [-1, 1], (T, 3, H, W)"
+    task: Task | None = "video-decoder"
     config: dict[str, Any] = field(default_factory=dict)
-    quality: Evaluation | None = None
+    quality: AnyEvaluation | None = None
     latent_statistics: LatentStatistics | None = None
     normalized_latents: bool = False
     recipe: Path | None = None
@@ -60,12 +66,41 @@ class Source:
             return "latent"
         return "normalised latent" if self.normalized_latents else "raw latent"
 
+    @property
+    def taken(self) -> str:
+        """What its artifacts take: images, or a video, frames first."""
+        return IMAGES if self.task == "optical-flow" else f"{self.latent} frames (T, C, h, w)"
+
+    def examples(self, shape: tuple[int, ...] | None = None) -> list[torch.Tensor]:
+        """The inputs, at another `shape`: (T, h, w) of a latent, repeated and cropped; (H, W) of images, resized.
+
+        Raises `UserError` on a shape of another number of sides.
+        """
+        if shape is None:
+            return list(self.inputs)
+        if self.task == "optical-flow":
+            if len(shape) != 2:
+                raise UserError(f"{self.name}: takes images; name their shape as HEIGHTxWIDTH, for example 384x512")
+            return [resize(image, (shape[0], shape[1])) for image in self.inputs]
+        if len(shape) != 3:
+            raise UserError(f"{self.name}: takes a latent; name its shape as FRAMESxHEIGHTxWIDTH, for example 5x32x32")
+        return [fit(self.video(), (shape[0], shape[1], shape[2])), *self.inputs[1:]]
+
+    def video(self) -> torch.Tensor:
+        """The first input; raises `UserError` where that is no video."""
+        if self.inputs[0].ndim != 5:
+            raise UserError(f"{self.name}: its input of shape {list(self.inputs[0].shape)} is no video (1, C, T, H, W)")
+        return self.inputs[0]
+
 
 def from_run(run: Path) -> Source:
     """The student of a run directory; raises `UserError` where `run` is none or not finished."""
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run}: no run directory; make one with `handheld distill`")
     student = students.load(run)
+    if student.task == "optical-flow":
+        source = flow_source(run_name(run), student, sample_images(run), recipe=run / "recipe.yaml")
+        return replace(source, quality=read_evaluation(run))
     return Source(
         name=run_name(run),
         module=student,
@@ -74,7 +109,7 @@ def from_run(run: Path) -> Source:
         class_name=f"toolkit.students.{student.kind}",
         config=student.config.model_dump(mode="json"),
         quality=read_evaluation(run),
-        latent_statistics=_statistics(run, student.config.latent_channels),
+        latent_statistics=_statistics(run, students.decoder_config(student).latent_channels),
         recipe=run / "recipe.yaml",
     )
 
@@ -84,25 +119,53 @@ def from_weights(
 ) -> tuple[Source, list[str]]:
     """A published student: `KIND:PRESET` with the weights of `path`, and the names that the file has beside them.
 
-    Its example is random: a latent `(1, C, *shape)` of unit variance. Raises `UserError` on unknown names, and where
-    the weights do not fit.
+    Its example is random: a latent `(1, C, *shape)` of unit variance, or a texture that moves. Raises `UserError` on
+    unknown names, and where the weights do not fit.
     """
     kind, colon, preset = spec.partition(":")
     if not colon:
         raise UserError(f"--student {spec}: expected KIND:PRESET, for example turbo_vaed:ltx")
     student = students.build(kind, preset, overrides)
     published = load_published(student, path)
-    latent = torch.randn(1, student.config.latent_channels, *shape, generator=torch.Generator().manual_seed(0))
+    origin = {"weights": path.name, "weights_sha256": sha256(path)}
+    if student.task == "optical-flow":
+        source = flow_source(f"{kind}-{preset}", student.eval(), moving_texture(IMAGE_SIZE), origin)
+        return source, published.aside
+    channels = students.decoder_config(student).latent_channels
+    latent = torch.randn(1, channels, *shape, generator=torch.Generator().manual_seed(0))
     source = Source(
         name=f"{kind}-{preset}",
         module=student.eval(),
         inputs=(latent,),
         role="student",
         class_name=f"toolkit.students.{kind}",
-        config={**student.config.model_dump(mode="json"), "weights": path.name, "weights_sha256": sha256(path)},
+        config=student.config.model_dump(mode="json") | origin,
         latent_statistics=published.statistics,
     )
     return source, published.aside
+
+
+def flow_source(
+    name: str,
+    student: Student,
+    images: tuple[torch.Tensor, torch.Tensor],
+    origin: Mapping[str, Any] | None = None,
+    recipe: Path | None = None,
+) -> Source:
+    """An optical-flow student; `images` are two, `(1, 3, H, W)` in [0, 1], and `origin` joins its configuration."""
+    return Source(
+        name=name,
+        module=student,
+        inputs=images,
+        role="student",
+        class_name=f"toolkit.students.{student.kind}",
+        input_names=("image1", "image2"),
+        output_names=("flow",),
+        meaning="flow in pixels, x then y, from image1 to image2, (1, 2, H, W)",
+        task="optical-flow",
+        config={**student.config.model_dump(mode="json"), **(origin or {})},
+        recipe=recipe,
+    )
 
 
 def from_module(spec: str) -> Source:
@@ -118,6 +181,7 @@ def from_module(spec: str) -> Source:
         input_names=tuple(names),
         output_names=(),
         meaning="frames (T, C, H, W)",
+        task=None,
     )
 
 
@@ -225,10 +289,42 @@ def _statistics(run: Path, channels: int) -> LatentStatistics | None:
     return found
 
 
+def sample_images(run: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """A held-out pair of images of the run, at the size of export; raises `UserError` if the run kept none."""
+    path = run / "samples.safetensors"
+    try:
+        samples = load_file(path)
+        return resize(samples["image1.0"], IMAGE_SIZE), resize(samples["image2.0"], IMAGE_SIZE)
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"{path}: no held-out images to export with; finish the run with `handheld distill`") from error
+
+
+def moving_texture(size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two images `(1, 3, *size)` in [0, 1] of one random texture, the second 5 pixels to the right and 3 below."""
+    random = torch.Generator().manual_seed(0)
+    right, down = 5, 3
+    whole = (size[0] + down, size[1] + right)
+    coarse = [torch.rand(1, 3, -(-whole[0] // step), -(-whole[1] // step), generator=random) for step in (4, 16, 64)]
+    texture = torch.stack([resize(grain, whole) for grain in coarse]).mean(0)
+    return texture[:, :, down:, right:].contiguous(), texture[:, :, : size[0], : size[1]].contiguous()
+
+
+def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The image `(1, C, H, W)` at another height and width."""
+    _check_elements(image.shape[1], size, "images")
+    if tuple(image.shape[2:]) == size:
+        return image
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+
+
 def fit(latent: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     """The latent repeated and cropped to (T, h, w): real values at any size."""
-    if latent.shape[1] * math.prod(shape) > MAX_ELEMENTS:
-        raise UserError(f"a latent of {'x'.join(map(str, shape))} is larger than any memory; name a smaller --shape")
+    _check_elements(latent.shape[1], shape, "a latent")
     repeats = [-(-wanted // have) for wanted, have in zip(shape, latent.shape[2:], strict=True)]
     time, height, width = shape
     return latent.repeat(1, 1, *repeats)[:, :, :time, :height, :width].contiguous()
+
+
+def _check_elements(channels: int, shape: tuple[int, ...], what: str) -> None:
+    if channels * math.prod(shape) > MAX_ELEMENTS:
+        raise UserError(f"{what} of {'x'.join(map(str, shape))}: larger than any memory; name a smaller --shape")

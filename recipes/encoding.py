@@ -20,7 +20,7 @@ from recipes.data.latents import (
     read_latents_manifest,
     shard_path,
 )
-from recipes.schema import ClipsSpec, Recipe
+from recipes.schema import ClipsSpec, Recipe, TeacherSpec
 from recipes.teachers import diffusers_vae
 from recipes.teachers.diffusers_vae import DiffusersVAE
 from recipes.trainer import Interrupted, resolve, stop_on_signal
@@ -43,7 +43,7 @@ def encode(
     """
     recipe = resolve(recipe)
     data = recipe.data.train
-    if recipe.teacher is None or not isinstance(data, ClipsSpec):
+    if not isinstance(recipe.teacher, TeacherSpec) or not isinstance(data, ClipsSpec):
         raise UserError(f"recipe '{recipe.name}': only data.train of kind clips can be encoded, and by a teacher")
     fabric = processes.start(recipe.trainer)
     with processes.together(fabric):

@@ -15,7 +15,16 @@ from recipes.alignment import Alignment, Features, tapped
 from recipes.data.latents import Batch, read_latents_manifest
 from recipes.perceptual import check_size, perceptual_distance, perceptual_network, structural_similarity
 from recipes.result import save_decoder, save_teacher
-from recipes.schema import AutoencoderObjective, AutoencoderSpec, LatentsSpec, ObjectiveSpec, Recipe, TurboVAEDSpec
+from recipes.schema import (
+    AutoencoderObjective,
+    AutoencoderSpec,
+    ClipsSpec,
+    LatentsSpec,
+    ObjectiveSpec,
+    Recipe,
+    TeacherSpec,
+    TurboVAEDSpec,
+)
 from recipes.task import Losses, Task
 from recipes.teachers import diffusers_vae
 from recipes.teachers.diffusers_vae import DiffusersVAE
@@ -200,10 +209,12 @@ def build_task(recipe: Recipe) -> VideoTask:
         assert recipe.objective.autoencoder is not None
         vae = diffusers_vae.build(recipe.student.class_name, recipe.student.config)
         return AutoencoderTask(vae, recipe.objective.autoencoder)
-    assert recipe.teacher is not None
+    assert isinstance(recipe.teacher, TeacherSpec)
+    assert isinstance(recipe.student, TurboVAEDSpec)
     teacher = diffusers_vae.load(recipe.teacher)
     student = _build_student(recipe.student, teacher)
     data = recipe.data.train
+    assert isinstance(data, ClipsSpec | LatentsSpec)
     frames = read_latents_manifest(Path(data.path)).data.frames if isinstance(data, LatentsSpec) else data.frames
     return DistillationTask(teacher, student, recipe.objective, frames)
 
@@ -211,7 +222,8 @@ def build_task(recipe: Recipe) -> VideoTask:
 def _build_student(spec: TurboVAEDSpec, teacher: DiffusersVAE) -> Student:
     student = students.build(spec.kind, spec.preset, spec.overrides)
     theirs = (teacher.latent_channels, teacher.temporal_factor, teacher.spatial_factor)
-    ours = (student.config.latent_channels, student.config.temporal_factor, student.config.spatial_factor)
+    config = students.decoder_config(student)
+    ours = (config.latent_channels, config.temporal_factor, config.spatial_factor)
     if ours != theirs:
         raise UserError(
             f"student {spec.kind}:{spec.preset} decodes latents of {ours[0]} channels, {ours[1]}x in time and "

@@ -223,9 +223,7 @@ class Recipe(StrictModel):
             raise ValueError(f"teacher: {self.teacher.kind} gives no optical flow; use dis, raft or student")
         needs_teacher = asked.distillation is not None or bool(asked.features)
         if needs_teacher != (self.teacher is not None):
-            raise ValueError(
-                "teacher: objective.distillation and objective.features need one, and only they"
-            )
+            raise ValueError("teacher: objective.distillation and objective.features need one, and only they")
         if any(phase.adversarial is not None for phase in self.phases):
             raise ValueError("phases.*.adversarial is for videos")
 

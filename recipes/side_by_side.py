@@ -12,7 +12,7 @@ import torch
 from recipes.data.clips import Survey, Window, survey, windows
 from recipes.evaluate import Strip, parameters, score
 from recipes.rundir import read_recipe
-from recipes.schema import AutoencoderSpec, ClipsSpec, Recipe, asset_path
+from recipes.schema import AutoencoderSpec, ClipsSpec, asset_path
 from recipes.teachers.diffusers_vae import DiffusersVAE, load_teacher
 from toolkit import students
 from toolkit.bundle import Provenance, provenance
@@ -64,9 +64,11 @@ def evaluate_run(
     recipe = read_recipe(run)
     if isinstance(recipe.student, AutoencoderSpec):
         raise UserError(f"{run}: the run trained a teacher and has no student; name a run that distilled one")
+    if not isinstance(recipe.data.validation, ClipsSpec):
+        raise UserError(f"{run}: a run of optical flow; its figures are in {run / EVALUATION_FILE}")
     student = students.load(run)
     folder = output or run / FOLDER
-    spec = _data(recipe, data, frames, size)
+    spec = _data(recipe.data.validation, data, frames, size)
     found = survey(spec)
     pair = _pair(run, student, found, spec.frames)
     _check_output(folder)
@@ -100,7 +102,7 @@ def _provenance(command: str, recipe: Path) -> Provenance:
     return found.model_copy(update={"versions": {**found.versions, "torchmetrics": version("torchmetrics")}})
 
 
-def _data(recipe: Recipe, data: Path | None, frames: int | None, size: tuple[int, int] | None) -> ClipsSpec:
+def _data(spec: ClipsSpec, data: Path | None, frames: int | None, size: tuple[int, int] | None) -> ClipsSpec:
     """The recipe's validation data after the changes asked for; another file has frames of its own, so no `range`."""
     changes: dict[str, object] = {}
     if data is not None:
@@ -109,7 +111,7 @@ def _data(recipe: Recipe, data: Path | None, frames: int | None, size: tuple[int
         changes.update(frames=frames)
     if size is not None:
         changes.update(size=size)
-    return recipe.data.validation.model_copy(update=changes)
+    return spec.model_copy(update=changes)
 
 
 def _pair(run: Path, student: Student, found: list[Survey], frames: int) -> Pair:

@@ -12,10 +12,10 @@ from recipes.data.flow_specs import FlowPairsSpec, SyntheticFlowSpec
 from recipes.data.latents import Latents
 from recipes.data.synthetic_flow import SyntheticFlow
 from recipes.evaluate import HeldOutClips
-from recipes.objectives import VideoTask, build_task
 from recipes.flow_evaluate import HeldOutFlow
 from recipes.flow_schema import CompactFlowSpec, HeldOutPairsSpec, HeldOutSceneSpec
 from recipes.flow_task import build_flow_task
+from recipes.objectives import VideoTask, build_task
 from recipes.schema import ClipsSpec, LatentsSpec, Recipe
 from recipes.task import Work
 

@@ -21,12 +21,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from toolkit.errors import CheckFailed, UserError
-from toolkit.evaluation import Evaluation
+from toolkit.evaluation import AnyEvaluation
 from toolkit.files import atomic_directory, sha256, size_bytes
 from toolkit.latents import LatentStatistics
 from toolkit.parity import Parity
 from toolkit.schema import StrictModel
 from toolkit.streaming import StreamFacts
+from toolkit.task import Task
 from toolkit.tiling import Tiling
 
 SCHEMA_VERSION = 1
@@ -76,9 +77,10 @@ class Artifact(StrictModel):
 
 
 class Model(StrictModel):
-    """The PyTorch model that the artifacts were made from."""
+    """The PyTorch model that the artifacts were made from; its task is unknown of modules of the user's."""
 
     role: Literal["student", "teacher", "module"]
+    task: Task | None = None
     class_name: str
     config: dict[str, Any]
 
@@ -109,7 +111,7 @@ class Manifest(StrictModel):
     name: str
     model: Model
     provenance: Provenance
-    quality: Evaluation | None = None
+    quality: AnyEvaluation | None = None
     latent_statistics: LatentStatistics | None = None
     normalized_latents: bool = False
     artifacts: list[Artifact]

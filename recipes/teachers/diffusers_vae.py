@@ -201,8 +201,8 @@ def load(spec: TeacherSpec) -> DiffusersVAE:
 def load_teacher(run: Path) -> DiffusersVAE:
     """The frozen teacher that a run directory's student learned from; raises `UserError` where it had none."""
     recipe = read_recipe(run)
-    if recipe.teacher is None:
-        raise UserError(f"{run}: recipe '{recipe.name}' has no teacher")
+    if not isinstance(recipe.teacher, TeacherSpec):
+        raise UserError(f"{run}: recipe '{recipe.name}' has no teacher that decodes video")
     return load(recipe.teacher)
 
 

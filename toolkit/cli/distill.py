@@ -11,7 +11,7 @@ from toolkit.cli.one_voice import one_voice
 from toolkit.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
-    from toolkit.evaluation import Evaluation
+    from toolkit.evaluation import AnyEvaluation, Evaluation, FlowEvaluation
 
 
 def distill(
@@ -39,7 +39,32 @@ def distill(
     console.print(f"run: {run}")
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
+def print_evaluation(evaluation: AnyEvaluation) -> None:
+    """What a run comes to on held-out data."""
+    from toolkit.evaluation import FlowEvaluation
+
+    if isinstance(evaluation, FlowEvaluation):
+        print_flow(evaluation)
+    else:
+        print_video(evaluation)
+
+
+def print_flow(evaluation: FlowEvaluation) -> None:
+    """Errors of the student, its teacher and methods without training, one row each."""
+    reports = {"student": evaluation.student, "teacher": evaluation.teacher, **evaluation.baselines}
+    columns = ["flow", "EPE px", "Fl %", "within 1 px %", "EPE < 10 px", "EPE 10-40 px", "EPE > 40 px", "EPE occluded"]
+    rows = []
+    for name, report in reports.items():
+        if report is not None and report.all is not None:
+            whole, parts = report.all, (report.s0_10, report.s10_40, report.s40, report.occluded)
+            figures = [whole.epe, whole.fl_percent, whole.within_1_percent, *(part and part.epe for part in parts)]
+            rows.append([name, *("–" if figure is None else f"{figure:.2f}" for figure in figures)])
+    print_table(
+        f"held-out: {evaluation.pairs} pairs; student of {evaluation.student_params:,} parameters", columns, rows
+    )
+
+
+def print_video(evaluation: Evaluation) -> None:
     """Held-out scores of teacher and student, and the share that the student keeps."""
     from toolkit.evaluation import retention
     from toolkit.side_by_side import percent

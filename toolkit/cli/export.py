@@ -34,10 +34,11 @@ def export(
         typer.Option(help="PKG.MOD:FACTORY instead of a run; the factory returns (module, example inputs)."),
     ] = None,
     student: Annotated[
-        str | None, typer.Option(help="KIND:PRESET of a published student, for example turbo_vaed:ltx, with --weights.")
+        str | None,
+        typer.Option(help="KIND:PRESET of a student, for example turbo_vaed:ltx or compact_flow:s, with --weights."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A released checkpoint, .safetensors or .pth, for --student.")
+        Path | None, typer.Option(help="Its weights: a released checkpoint, .safetensors or .pth, for --student.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="The bundle (default: RUN/bundle, RUN/teacher-bundle, or the factory's name).")
@@ -46,7 +47,8 @@ def export(
         Mode, typer.Option(help="clip: a whole clip a call; stream: one latent frame a call, for causal models.")
     ] = Mode.clip,
     shape: Annotated[
-        str | None, typer.Option(help="The latent's frames x height x width, for example 5x32x32.")
+        str | None,
+        typer.Option(help="The latent's frames x height x width, such as 5x32x32; of images, such as 384x512."),
     ] = None,
     tiling: Annotated[
         bool, typer.Option("--tiling", help="Measure how tiles must overlap, to decode longer clips and larger frames.")
@@ -158,10 +160,12 @@ def print_parities(title: str, manifest: Manifest, parities: Mapping[str, Parity
     print_table(title, columns, rows)
 
 
-def _parse_shape(text: str | None) -> tuple[int, int, int] | None:
+def _parse_shape(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and part.isascii() and int(part) > 0 for part in parts):
-        raise UserError(f"--shape {text}: expected FRAMESxHEIGHTxWIDTH of the latent, for example 5x32x32")
-    return int(parts[0]), int(parts[1]), int(parts[2])
+    if len(parts) not in (2, 3) or not all(part.isdecimal() and part.isascii() and int(part) > 0 for part in parts):
+        raise UserError(
+            f"--shape {text}: expected FRAMESxHEIGHTxWIDTH of the latent, such as 5x32x32, or HEIGHTxWIDTH of images"
+        )
+    return tuple(int(part) for part in parts)

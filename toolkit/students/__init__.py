@@ -22,13 +22,20 @@ from torch import nn
 from toolkit.errors import UserError, unknown_name
 from toolkit.files import write_atomic
 from toolkit.schema import validate
+from toolkit.task import Task
 
 CONFIG_FILE = "student.json"
 WEIGHTS_FILE = "student.safetensors"
 
 
-class DecoderConfig(Protocol):
-    """What every video-decoder student's configuration answers."""
+class Config(Protocol):
+    """What every student's configuration answers."""
+
+    def model_dump(self, *, mode: str = "python") -> dict[str, Any]: ...
+
+
+class DecoderConfig(Config, Protocol):
+    """What every video decoder's configuration answers."""
 
     @property
     def latent_channels(self) -> int: ...
@@ -36,23 +43,24 @@ class DecoderConfig(Protocol):
     def temporal_factor(self) -> int: ...
     @property
     def spatial_factor(self) -> int: ...
-    def model_dump(self, *, mode: str = "python") -> dict[str, Any]: ...
 
 
 class Student(nn.Module):
-    """Base of all students: a network that its `kind` and `config` rebuild."""
+    """Base of all students: a network for a `task`, which its `kind` and `config` rebuild."""
 
     kind: ClassVar[str]
-    config: DecoderConfig
+    task: ClassVar[Task]
+    config: Config
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A registered student: its class, its configuration's class and its presets."""
+    """A registered student: its class, its configuration's class, its presets and what it is for."""
 
     module: Callable[[Any], Student]
     config: type[BaseModel]
     presets: Mapping[str, BaseModel]
+    task: Task
 
 
 Class = TypeVar("Class", bound=type[Student])
@@ -60,12 +68,14 @@ Class = TypeVar("Class", bound=type[Student])
 _KINDS: dict[str, Kind] = {}
 
 
-def register(kind: str, config: type[BaseModel], presets: Mapping[str, BaseModel]) -> Callable[[Class], Class]:
-    """Class decorator that makes a student known under `kind`."""
+def register(
+    kind: str, config: type[BaseModel], presets: Mapping[str, BaseModel], task: Task = "video-decoder"
+) -> Callable[[Class], Class]:
+    """Class decorator that makes a student known under `kind`; a video decoder's `config` is a `DecoderConfig`."""
 
     def add(module: Class) -> Class:
-        _KINDS[kind] = Kind(module, config, presets)
-        module.kind = kind
+        _KINDS[kind] = Kind(module, config, presets, task)
+        module.kind, module.task = kind, task
         return module
 
     return add
@@ -73,7 +83,7 @@ def register(kind: str, config: type[BaseModel], presets: Mapping[str, BaseModel
 
 def kinds() -> dict[str, Kind]:
     """All registered students."""
-    from toolkit.students import turbo_vaed  # noqa: F401  (registers itself)
+    from toolkit.students import compact_flow, turbo_vaed  # noqa: F401  (they register themselves)
 
     return dict(_KINDS)
 
@@ -85,6 +95,15 @@ def build(kind: str, preset: str, overrides: Mapping[str, Any] | None = None) ->
         raise unknown_name(f"preset of {kind}", preset, found.presets)
     data = {**found.presets[preset].model_dump(), **(overrides or {})}
     return found.module(validate(found.config, data, f"student {kind}:{preset}"))
+
+
+def decoder_config(student: Student) -> DecoderConfig:
+    """The configuration of a video decoder; raises `UserError` on a student for another task."""
+    if student.task != "video-decoder":
+        raise UserError(f"student {student.kind}: is for {student.task}; name one that decodes video")
+    config: Any = student.config
+    decoder: DecoderConfig = config
+    return decoder
 
 
 def save(student: Student, folder: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from toolkit.errors import UserError
 from toolkit.latents import LatentStatistics
 from toolkit.schema import validate
-from toolkit.students import Student
+from toolkit.students import Student, decoder_config
 
 #: Names under which training scripts keep the weights inside a checkpoint.
 CONTAINERS = ("ema", "ema_state_dict", "state_dict", "model", "module", "generator")
@@ -63,13 +63,13 @@ def load_published(student: Student, path: Path) -> Published:
         ]
         raise UserError(f"{path}: is no {student.kind} of this layout: {'; '.join(complaints)}. Name another --student")
     student.load_state_dict({name: value.float() for name, value in weights.items()})
-    found = _statistics({kind: value for kind, (_, value) in statistics.items()}, path, student.config.latent_channels)
+    found = _statistics({kind: value for kind, (_, value) in statistics.items()}, path, student) if statistics else None
     if found is None:
         aside += [name for name, _ in statistics.values()]
     return Published(sorted(aside), found)
 
 
-def _statistics(given: Mapping[str, torch.Tensor], path: Path, channels: int) -> LatentStatistics | None:
+def _statistics(given: Mapping[str, torch.Tensor], path: Path, student: Student) -> LatentStatistics | None:
     """The statistics that the file gives; None where it lacks one of them, or has those of an untouched buffer.
 
     The authors' class makes buffers of zeros and ones, and their training never sets them: the teacher's own
@@ -77,6 +77,7 @@ def _statistics(given: Mapping[str, torch.Tensor], path: Path, channels: int) ->
     """
     if given.keys() != {"mean", "std"}:
         return None
+    channels = decoder_config(student).latent_channels
     for kind, value in given.items():
         if value.numel() != channels:
             raise UserError(

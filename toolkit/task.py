@@ -1,0 +1,5 @@
+"""What a student is for: what it takes and gives, and what it is trained and scored by."""
+
+from typing import Literal
+
+Task = Literal["video-decoder", "optical-flow"]
