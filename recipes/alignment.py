@@ -77,13 +77,13 @@ class Alignment(nn.Module):
         heads = []
         for pair in pairs:
             for side, features, name in (("student", student, pair.student), ("teacher", teacher, pair.teacher)):
-                if not isinstance(features.get(name), torch.Tensor) or features[name].ndim != 5:
+                if not isinstance(features.get(name), torch.Tensor) or features[name].ndim not in (4, 5):
                     raise UserError(
-                        f"objective.features: {side} block '{name}' gives no video feature (a list of blocks is "
-                        f"never called; name one of them, such as {name}.0)"
+                        f"objective.features: {side} block '{name}' gives no feature of images or videos (a list of "
+                        f"blocks is never called; name one of them, such as {name}.0)"
                     )
             try:
-                heads.append(Head(student[pair.student].shape, teacher[pair.teacher].shape))
+                heads.append(Head(as_video(student[pair.student]).shape, as_video(teacher[pair.teacher]).shape))
             except ValueError as error:
                 raise UserError(
                     f"objective.features: student {pair.student} does not fit teacher {pair.teacher} ({error}); pair a "
@@ -93,10 +93,15 @@ class Alignment(nn.Module):
 
     def forward(self, student: Features, teacher: Features) -> torch.Tensor:
         losses = [
-            pair.weight * relative_mse(head(student[pair.student]), teacher[pair.teacher])
+            pair.weight * relative_mse(head(as_video(student[pair.student])), as_video(teacher[pair.teacher]))
             for pair, head in zip(self.pairs, self.heads, strict=True)
         ]
         return torch.stack(losses).sum()
+
+
+def as_video(feature: torch.Tensor) -> torch.Tensor:
+    """A feature of images `(B, C, h, w)` as one of videos of a single frame."""
+    return feature.unsqueeze(2) if feature.ndim == 4 else feature
 
 
 def relative_mse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

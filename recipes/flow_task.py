@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from toolkit.students.compact_flow import FINEST, CompactFlow
 from torch import nn
 
 from recipes.adversarial import Judged
@@ -20,6 +19,7 @@ from recipes.teachers.flow_student import FlowStudent
 from recipes.teachers.raft import Raft
 from toolkit import students
 from toolkit.errors import UserError
+from toolkit.students.compact_flow import FINEST, CompactFlow
 
 PROBE_SIDE = 128  # of the images that feature heads are sized by
 
@@ -104,6 +104,7 @@ class FlowTask(Task):
         pairs = self.objective.features
         black = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, dtype=torch.uint8)
         theirs = self.teacher.features(black, black, [p.teacher for p in pairs])
+        self.student.eval()  # black images must not enter the statistics of its batch norms
         with tapped(self.student, [p.student for p in pairs]) as ours:
             self.student.flows(black, black)
         return Alignment(pairs, ours, theirs)

@@ -40,11 +40,13 @@ class Dis:
     def __init__(self, preset: str = "medium") -> None:
         if preset not in PRESETS:
             raise unknown_name("preset of DIS", preset, PRESETS)
-        self._search = cv2.DISOpticalFlow.create(PRESETS[preset])
+        self.preset = preset
 
     def flow(self, image1: torch.Tensor, image2: torch.Tensor) -> torch.Tensor:
         """As `FlowTeacher` has it; images of 16x16 at least."""
-        return _one_by_one(image1, image2, lambda first, second: self._search.calc(first, second, None))
+        # what a search adapts to small images stays with it, and would change what it finds in larger ones
+        search = cv2.DISOpticalFlow.create(PRESETS[self.preset])
+        return _one_by_one(image1, image2, lambda first, second: search.calc(first, second, None))
 
 
 class Farneback:

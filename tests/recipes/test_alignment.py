@@ -75,7 +75,7 @@ def test_a_teacher_that_has_upsampled_already_is_met_on_its_own_grid() -> None:
 
 def test_a_list_of_blocks_is_refused_since_it_is_never_called() -> None:
     pair = FeatureSpec(student="up_blocks", teacher="b")
-    with pytest.raises(UserError, match=r"'up_blocks' gives no video feature.*up_blocks\.0"):
+    with pytest.raises(UserError, match=r"'up_blocks' gives no feature of images.*up_blocks\.0"):
         Alignment([pair], {}, {"b": torch.zeros(1, 2, 2, 4, 4)})
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes.schema import ASSET_PREFIX, asset_path, catalog, load_recipe
+from recipes.data.flow_specs import SyntheticFlowSpec
+from recipes.schema import ASSET_PREFIX, ClipsSpec, TeacherSpec, asset_path, catalog, load_recipe
 from tests.conftest import RecipeWriter
 from toolkit import students
 from toolkit.errors import UserError
@@ -23,9 +24,15 @@ def test_every_catalogued_recipe_loads_and_names_itself(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(catalog()))
 def test_every_catalogued_recipe_uses_assets_that_exist(name: str) -> None:
     recipe = load_recipe(name)
-    if recipe.data.train.path.startswith(ASSET_PREFIX):
-        assert asset_path(recipe.data.train.path).is_file()
-    if recipe.teacher is not None and recipe.teacher.weights.startswith(ASSET_PREFIX):
+    train, sources = recipe.data.train, []
+    if isinstance(train, ClipsSpec):
+        sources = [train.path]
+    elif isinstance(train, SyntheticFlowSpec):
+        sources = train.textures.sources
+    for source in sources:
+        if source.startswith(ASSET_PREFIX):
+            assert asset_path(source).is_file()
+    if isinstance(recipe.teacher, TeacherSpec) and recipe.teacher.weights.startswith(ASSET_PREFIX):
         assert (asset_path(recipe.teacher.weights) / "config.json").is_file()
 
 

@@ -60,6 +60,6 @@ def validate(
     from toolkit import students
 
     recipe = schema.load_recipe(file, overrides)
-    if isinstance(recipe.student, schema.TurboVAEDSpec):
+    if not isinstance(recipe.student, schema.AutoencoderSpec):
         students.build(recipe.student.kind, recipe.student.preset, recipe.student.overrides)
     console.print(f"{file}: a valid recipe of {recipe.total_steps:,} steps")

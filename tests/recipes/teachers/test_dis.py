@@ -69,3 +69,15 @@ def test_images_that_are_too_small_are_refused(name: str) -> None:
         baseline(name).flow(small, small)
     enough = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     assert baseline(name).flow(enough, enough).shape == (1, 2, 16, 16)
+
+
+def test_what_it_saw_before_changes_nothing() -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def images(height: int, width: int) -> torch.Tensor:
+        return torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=random)
+
+    first, second = images(64, 96), images(64, 96)
+    fresh, used = Dis("fast"), Dis("fast")
+    used.flow(images(64, 80), images(64, 80))
+    assert torch.equal(used.flow(first, second), fresh.flow(first, second))
