@@ -28,10 +28,10 @@ from toolkit.evaluation import FlowEvaluation
 from toolkit.flow_metrics import FlowMeter, FlowReport, FlowScores
 from toolkit.flow_pictures import error_picture, flow_picture, flow_radius, image_picture, write_png
 from toolkit.progress import track
+from toolkit.students.compact_flow import SMALLEST_SIDE
 
 BASELINES = ("zero", "farneback", "dis-fast", "dis-medium")
 SAMPLES_KEPT = 2
-SMALLEST_SIDE = 32
 
 Method = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -123,18 +123,26 @@ def held_out_pairs(spec: HeldOutSceneSpec | HeldOutPairsSpec, rank: int = 0, wor
 
     Raises `UserError` where there is none, and where the images of one are too small for a student.
     """
+    pairs = []
     if isinstance(spec, HeldOutSceneSpec):
         scenes = SyntheticFlow(spec, spec.seed)
-        return [scenes[number] for number in range(rank, spec.pairs, world)]
+        for number in range(rank, spec.pairs, world):
+            pairs.append(check_size(scenes[number], "data.validation"))
+        return pairs
     records = find_pairs(spec.layout, asset_path(spec.path), spec.split, spec.variant)
     count = min(spec.pairs or len(records), len(records))
-    chosen = [records[number * len(records) // count] for number in range(count)]
-    pairs = [read_pair(record) for record in chosen[rank::world]]
-    for record, pair in zip(chosen[rank::world], pairs, strict=True):
-        if min(pair.image1.shape[1:]) < SMALLEST_SIDE:
-            height, width = pair.image1.shape[1:]
-            raise UserError(f"{record.image1}: {height}x{width} is too small; {SMALLEST_SIDE}x{SMALLEST_SIDE} at least")
+    for number in range(rank, count, world):
+        record = records[number * len(records) // count]
+        pairs.append(check_size(read_pair(record), str(record.image1)))
     return pairs
+
+
+def check_size(pair: FlowSample, where: str) -> FlowSample:
+    """The same pair; raises `UserError` where its images are too small for a student."""
+    height, width = pair.image1.shape[1:]
+    if min(height, width) < SMALLEST_SIDE:
+        raise UserError(f"{where}: images of {height}x{width}; flow takes {SMALLEST_SIDE}x{SMALLEST_SIDE} at least")
+    return pair
 
 
 def overall(report: FlowReport) -> FlowScores:

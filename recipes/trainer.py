@@ -106,7 +106,7 @@ class Trainer:
     def __init__(self, fabric: Fabric, recipe: Recipe, run: RunDirectory, work: Work) -> None:
         spec, task = recipe.trainer, work.task
         self.fabric, self.recipe, self.run = fabric, recipe, run
-        self.samples_source, self.held_out = work.samples, work.held_out
+        self.data, self.held_out = work.samples, work.held_out
         self.average: AveragedModel = ema.averaged(task.student, spec.ema)
         if spec.checkpoint_activations:
             recompute_activations(task)
@@ -203,7 +203,7 @@ class Trainer:
         stop = self.samples + len(left) * self.samples_per_step
         sampler = FromStep(self.samples, stop, self.fabric.global_rank, self.fabric.world_size)
         loader = self.fabric.setup_dataloaders(
-            DataLoader(self.samples_source, batch_size=spec.batch, sampler=sampler, num_workers=spec.workers),
+            DataLoader(self.data, batch_size=spec.batch, sampler=sampler, num_workers=spec.workers),
             use_distributed_sampler=False,
         )
         batches: Iterator[Any] = iter(loader)  # type: ignore[arg-type]

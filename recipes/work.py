@@ -12,7 +12,7 @@ from recipes.data.flow_specs import FlowPairsSpec, SyntheticFlowSpec
 from recipes.data.latents import Latents
 from recipes.data.synthetic_flow import SyntheticFlow
 from recipes.evaluate import HeldOutClips
-from recipes.flow_evaluate import HeldOutFlow
+from recipes.flow_evaluate import HeldOutFlow, check_size
 from recipes.flow_schema import CompactFlowSpec, HeldOutPairsSpec, HeldOutSceneSpec
 from recipes.flow_task import build_flow_task
 from recipes.objectives import VideoTask, build_task
@@ -52,7 +52,8 @@ def _flow_work(recipe: Recipe, fabric: Fabric) -> Work:
     spec, held_out = recipe.data.train, recipe.data.validation
     assert isinstance(spec, SyntheticFlowSpec | FlowPairsSpec)
     assert isinstance(held_out, HeldOutSceneSpec | HeldOutPairsSpec)
-    task = build_flow_task(recipe)
     seed = recipe.trainer.seed
     samples = SyntheticFlow(spec, seed) if isinstance(spec, SyntheticFlowSpec) else FlowPairs(spec, seed)
+    check_size(samples[0], "data.train")
+    task = build_flow_task(recipe)
     return Work(task, samples, HeldOutFlow(task, held_out, fabric))

@@ -178,7 +178,11 @@ def test_what_is_not_to_be_had_is_said_before_the_first_step(recipe: Writer, fin
         content["teacher"] = {"kind": "dis"}
         content["objective"]["features"] = [{"student": "encoder.stages.1", "teacher": "encoder.stages.1"}]
 
+    def too_small(content: dict[str, Any]) -> None:
+        content["data"]["train"]["size"] = [24, 64]
+
     for change, complaint in (
+        (too_small, "data.train: images of 24x64; flow takes 32x32 at least"),
         (other_width, "another configuration"),
         (features_of_dis, "only a teacher of kind student has features"),
     ):
