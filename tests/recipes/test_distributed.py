@@ -52,18 +52,18 @@ RunDirectory.log = log_and_stop
 #: Notes each clip that is scored, by its sum, and the PSNR that a validation gives.
 NOTE_SCORES = """
 from recipes import evaluate
-score, validate = evaluate.score, evaluate.validate
+score, validate = evaluate.score, evaluate.HeldOutClips.validate
 
 def noted_score(decoded, clip):
     note(f"scored {clip.double().sum():.6f}")
     return score(decoded, clip)
 
 def noted_validate(*arguments):
-    scores, strip = validate(*arguments)
-    note(f"validated {scores.psnr_db!r}")
-    return scores, strip
+    found = validate(*arguments)
+    note(f"validated {found.figures['psnr_db']!r}")
+    return found
 
-evaluate.score, evaluate.validate = noted_score, noted_validate
+evaluate.score, evaluate.HeldOutClips.validate = noted_score, noted_validate
 """
 
 #: Notes each sample that is drawn, behind the first: that one is looked at before training.
