@@ -25,11 +25,15 @@ class ChannelLast(nn.Module):
         return result
 
 
-def assert_lowers_exactly(module: nn.Module, shape: tuple[int, ...] = VIDEO) -> None:
-    """The lowered module and its exported graph: rank 4 at most, and the module's own numbers."""
+def assert_lowers_exactly(module: nn.Module, shape: tuple[int, ...] = VIDEO, *, whole: bool = False) -> None:
+    """The lowered module and its exported graph: rank 4 at most, and the module's own numbers.
+
+    The video is normal noise, or with `whole` whole numbers from -8 to 8. Sums of these are the same in any order,
+    which sums of noise that nearly cancel are not: their rounding is as large as what is left of them.
+    """
     torch.manual_seed(0)
     module = module.eval()
-    video = torch.randn(shape)
+    video = torch.randint(-8, 9, shape).float() if whole else torch.randn(shape)
     lowered = lower(module, (video,))
     frames = to_frames(video)
     program = torch.export.export(lowered, (frames,))

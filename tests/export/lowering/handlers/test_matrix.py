@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -146,6 +147,20 @@ def test_einstein_sums_keep_their_numbers(function: Function) -> None:
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 2, "e": 3}
 
 
+def assert_equation_lowers(equation: str, constant: bool) -> None:
+    """An equation of two parts of one video, or of a part of it and a constant, exactly as torch has it."""
+    left, right = ([SIZES[letter] for letter in term] for term in equation.partition("->")[0].split(","))
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randint(-8, 9, right, generator=generator).float()
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten()
+        other = weight if constant else flat[-weight.numel() :].reshape(right)
+        return torch.einsum(equation, flat[: math.prod(left)].reshape(left), other)
+
+    assert_lowers_exactly(Apply(function), (1, 3, 4, 4, 4), whole=True)
+
+
 @given(st.data())
 @settings(max_examples=25)
 def test_any_equation_of_two_operands_gives_what_torch_gives(data: st.DataObject) -> None:
@@ -153,18 +168,14 @@ def test_any_equation_of_two_operands_gives_what_torch_gives(data: st.DataObject
     terms = [term[: data.draw(st.integers(1, 5))] for term in terms]
     found = data.draw(st.permutations(sorted({letter for term in terms for letter in term})))
     out = "".join(found[: data.draw(st.integers(0, 4))])
-    shapes = [[SIZES[letter] for letter in term] for term in terms]
-    numbers = [torch.Size(shape).numel() for shape in shapes]
     equation = f"{''.join(terms[0])},{''.join(terms[1])}->{out}"
-    constant = data.draw(st.booleans())
-    weight = torch.randn(shapes[1])
+    assert_equation_lowers(equation, constant=data.draw(st.booleans()))
 
-    def function(x: torch.Tensor) -> torch.Tensor:
-        flat = x.flatten()
-        right = weight if constant else flat[-numbers[1] :].reshape(shapes[1])
-        return torch.einsum(equation, flat[: numbers[0]].reshape(shapes[0]), right)
 
-    assert_lowers_exactly(Apply(function), (1, 3, 4, 4, 4))
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("equation", ["eabdc,adeb->", "abcde,edcba->", "ab,cd->", "a,a->"])
+def test_a_sum_over_every_letter_gives_what_torch_gives(equation: str, constant: bool) -> None:
+    assert_equation_lowers(equation, constant)
 
 
 def test_a_diagonal_is_refused_with_its_equation() -> None:
