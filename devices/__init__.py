@@ -1,9 +1,10 @@
 """On-device profiling: devices, the measuring protocol, the store of records, and the report.
 
-`devices.profile` measures, `devices.report` draws.
+`devices.profile` measures, `devices.report` draws; `devices.flow` and `devices.interpolate` use a flow student here.
 """
 
+from devices.optical_flow import flow, interpolate
 from devices.profiling import profile
 from devices.report import report
 
-__all__ = ["profile", "report"]
+__all__ = ["flow", "interpolate", "profile", "report"]

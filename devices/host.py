@@ -30,7 +30,7 @@ REFERENCE_TOLERANCE = Tolerance(max_share=1e-4)
 
 @dataclass
 class Candidate:
-    """One thing to time, loaded."""
+    """One thing to run, loaded. Its runtime reads `inputs` anew at every call: write other values into them."""
 
     bundle: Path
     manifest: Manifest
@@ -38,6 +38,7 @@ class Candidate:
     path: Path
     kind: str
     runtime: Runtime
+    inputs: list[np.ndarray]
     load_ms: float
     first_ms: float
     parity: Parity
@@ -57,13 +58,13 @@ def profile_host(
         raise UserError(f"--threads {threads}: this machine has {available_cores()} cores; more threads only wait")
     device = describe_host()
     manifests = [(bundle, open_bundle(bundle)) for bundle in bundles]
-    plans = [(b, m, target, path) for b, m in manifests for target, path in _runnable(b, m)]
+    plans = [(b, m, target, path) for b, m in manifests for target, path in runnable(b, m)]
     total = len(plans) * (3 + int(operators)) + iterations
     with track("profile", total) as progress:
         candidates = []
         for number, (bundle, manifest, target, path) in enumerate(plans):
             progress.update(number, f"load {target} of {manifest.model.role}")
-            candidates.append(_load(bundle, manifest, target, path, threads))
+            candidates.append(load(bundle, manifest, target, path, threads))
         done = len(plans)
         timings = []
         for candidate in candidates:
@@ -103,13 +104,17 @@ def signature(manifest: Manifest) -> Artifact:
     return max(manifest.artifacts, key=lambda artifact: len(artifact.inputs))
 
 
-def _runnable(bundle: Path, manifest: Manifest) -> list[tuple[str, Path]]:
+def runnable(bundle: Path, manifest: Manifest) -> list[tuple[str, Path]]:
+    """Targets and files that this host's runtimes run: the PyTorch reference, then the artifacts in their order."""
     found = [(a.target, bundle / a.path) for a in manifest.artifacts if a.target.split("-")[0] in RUNTIMES]
     return [(REFERENCE_TARGET, bundle / REFERENCE), *found]
 
 
-def _load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: int) -> Candidate:
-    """Load, run once, and compare with the sample: what is wrong is not worth timing."""
+def load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: int) -> Candidate:
+    """Load, run once, and compare with the sample: what is wrong is neither worth timing nor using.
+
+    Raises `DeviceError` where the runtime fails or the output is wrong.
+    """
     kind = target.split("-")[0]
     described = signature(manifest)
     with np.load(bundle / SAMPLE) as sample:
@@ -126,8 +131,8 @@ def _load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: in
     tolerance = REFERENCE_TOLERANCE if target == REFERENCE_TARGET else manifest.artifact(target).parity.tolerance
     parity = compare(Execution(outputs, "executed", loaded[0].name), expected, tolerance)
     if not parity.passed:
-        raise DeviceError(f"{path}: wrong output on this machine ({parity}); it was not timed")
-    return Candidate(bundle, manifest, target, path, kind, loaded[0], load_ms, first_ms, parity)
+        raise DeviceError(f"{path}: wrong output on this machine ({parity}); it was not used")
+    return Candidate(bundle, manifest, target, path, kind, loaded[0], inputs, load_ms, first_ms, parity)
 
 
 def _records(

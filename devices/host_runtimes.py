@@ -22,7 +22,7 @@ OPERATOR_RUNS = 5
 
 
 class Runtime(Protocol):
-    """One loaded artifact. Calling it runs it once on the input it was loaded with, and gives frames."""
+    """One loaded artifact. Calling it runs it once on the arrays it was loaded with, as they then are."""
 
     name: str
 

@@ -151,3 +151,15 @@ def exported_bundle(tmp_path_factory: pytest.TempPathFactory, finished_run: Path
     path = tmp_path_factory.mktemp("exported") / "bundle"
     export.export(export.from_run(finished_run), TARGETS, path, command="handheld export run")
     return path
+
+
+@pytest.fixture(scope="session")
+def flow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained optical-flow student of 64x96 pixels as ONNX. Read only."""
+    import export
+    from export.sources import flow_source, moving_texture
+    from tests.export.test_flow import random_student
+
+    path = tmp_path_factory.mktemp("flow") / "bundle"
+    export.export(flow_source("flow", random_student(), moving_texture((64, 96))), ["onnx-fp32"], path)
+    return path

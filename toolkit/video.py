@@ -9,6 +9,7 @@ import io
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -27,18 +28,22 @@ from toolkit.shards import Member, Video
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says of its video: `frames` is declared or counted in packets, and can differ from what decodes."""
+    """What a file says of its video: `frames` is declared or counted in packets, and can differ from what decodes.
+
+    `rate` is the mean in frames a second, None where the file gives none.
+    """
 
     frames: int
     height: int
     width: int
+    rate: Fraction | None
 
 
 def probe(video: Video) -> VideoInfo:
     """Length and size of a video without decoding it; raises `UserError` where it is no video file."""
     with _opened(video) as (container, stream):
         frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
-        return VideoInfo(frames, stream.height, stream.width)
+        return VideoInfo(frames, stream.height, stream.width, stream.average_rate or stream.guessed_rate)
 
 
 def iterate_video(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.data.flow_files import read_flow, read_image, read_mask
 from recipes.data.flow_sample import FlowSample, lands_inside, to_sample
 from recipes.data.textures import skimage_file
 from toolkit.errors import UserError, unknown_name
+from toolkit.flow_files import read_flow, read_image, read_mask
 
 MOTORCYCLE = "motorcycle"
 CHAIRS_SPLIT_FILE = "FlyingChairs_train_val.txt"

@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recipes.data.flow_files import IMAGE_SUFFIXES, read_image
 from recipes.data.flow_specs import TexturesSpec
 from recipes.data.library import log_skipped
 from recipes.schema import asset_path
 from toolkit.errors import UserError, unknown_name
+from toolkit.flow_files import IMAGE_SUFFIXES, read_image
 from toolkit.progress import track
 from toolkit.shards import VIDEO_SUFFIXES, Video
 from toolkit.video import iterate_video, probe

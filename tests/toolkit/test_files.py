@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.files import atomic_directory, sha256, size_bytes, write_atomic
+from toolkit.files import atomic_directory, atomic_file, sha256, size_bytes, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -203,3 +203,20 @@ def test_size_counts_the_bytes_of_a_file_and_of_all_files_below_a_folder(tmp_pat
     (tmp_path / "m" / "deep" / "b").write_bytes(bytes(40))
     assert size_bytes(tmp_path / "m" / "a") == 3
     assert size_bytes(tmp_path / "m") == 43
+
+
+def test_a_file_that_others_write_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.bin"
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert temporary.parent == path.parent
+        assert not path.exists()
+    assert path.read_bytes() == b"half"
+    assert names(path.parent) == ["a.bin"]
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, atomic_file(tmp_path / "a.bin"):
+        (tmp_path / "missing").read_bytes()
+    assert caught.value.filename == str(tmp_path / "missing")
+    assert names(tmp_path) == []

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from toolkit import __version__, progress
-from toolkit.cli import demo, distill, doctor, encode, evaluate, export, inspect, profile, recipes, report, verify
+from toolkit.cli import demo, distill, doctor, encode, evaluate, export, flow, inspect, profile, recipes, report, verify
 from toolkit.cli.output import console_err
 from toolkit.errors import HandheldError, UserError
 from toolkit.quiet import hush_libraries
@@ -33,6 +33,7 @@ app.command()(export.export)
 app.command()(inspect.inspect)
 app.command()(verify.verify)
 app.command()(profile.profile)
+app.command()(flow.flow)
 app.command()(report.report)
 
 LEVELS = {"-q": -1, "--quiet": -1, "-v": 1, "--verbose": 1, "-vv": 2}

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.data.flow_augmentation import augment, draw_map
-from recipes.data.flow_files import write_flo
 from recipes.data.flow_pairs import FlowPairs
 from recipes.data.flow_sample import FlowSample, lands_inside, to_sample
 from recipes.data.flow_specs import AugmentationSpec, FlowPairsSpec
 from tests.recipes.data.pictures import sampled, smooth_picture, write_picture
 from toolkit.errors import UserError
+from toolkit.flow_files import write_flo
 
 HEIGHT, WIDTH = 80, 100
 PLAIN = {"eraser": 0.0, "photometric": None}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.data.flow_files import write_flo, write_kitti_png, write_pfm
 from recipes.data.flow_layouts import FlowRecord, find_pairs, read_pair
 from tests.recipes.data.pictures import smooth_picture, write_picture
 from toolkit.errors import UserError
+from toolkit.flow_files import write_flo, write_kitti_png, write_pfm
 
 HEIGHT, WIDTH = 6, 8
 FLOW = np.zeros((2, HEIGHT, WIDTH), np.float32)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from recipes.data.flow_files import (
+from toolkit.errors import UserError
+from toolkit.flow_files import (
     flo_bytes,
     read_flo,
     read_flow,
@@ -27,7 +28,6 @@ from recipes.data.flow_files import (
     write_kitti_png,
     write_pfm,
 )
-from toolkit.errors import UserError
 
 FLOW = np.array([[[1.5, -2.25, 0], [7, 100, -300.5]], [[0.25, 3, -1], [np.nan, 8, 9]]], np.float32)  # (2, 2, 3)
 KNOWN = FLOW.copy()
