@@ -35,8 +35,11 @@ class Undoing(nn.Module):
 def normalised(source: Source) -> Source:
     """The same decoder for normalised latents, with its example normalised.
 
-    Raises `UserError` where the statistics are not known, as for modules of the user's own.
+    Raises `UserError` where it takes no latents, and where their statistics are not known, as for modules of the
+    user's own.
     """
+    if source.task == "optical-flow":
+        raise UserError(f"{source.name}: takes images and no latents; leave out --normalized-latents")
     statistics = source.latent_statistics
     if statistics is None:
         raise UserError(

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -28,7 +28,7 @@ from toolkit.latents import LATENT_FILE, LatentStatistics, read_statistics
 from toolkit.schema import read_yaml
 from toolkit.students import Student
 from toolkit.students.weights import load_published
-from toolkit.task import Task
+from toolkit.task import SMALLEST_SIDE, Task
 
 MAX_ELEMENTS = 2**28  # of a latent or an image: 1 GB in fp32
 IMAGES = "RGB in [0, 1], (1, 3, H, W)"
@@ -40,6 +40,7 @@ class Source:
     """A model to export, by default a video decoder: latent `(1, C, T, h, w)` in, video `(1, 3, T', H, W)` out.
 
     `inputs` are real examples. `meaning` says what it gives. Outputs without names are numbered.
+    `originals` are the images that `inputs` were resized from.
     `latent_statistics` are what a diffusion model normalises its latents by, where that is known; `normalized_latents`,
     whether `module` takes such latents and undoes it.
     """
@@ -53,6 +54,7 @@ class Source:
     output_names: tuple[str, ...] = ("frames",)
     meaning: str = "RGB in [-1, 1], (T, 3, H, W)"
     task: Task | None = "video-decoder"
+    originals: tuple[torch.Tensor, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     quality: AnyEvaluation | None = None
     latent_statistics: LatentStatistics | None = None
@@ -74,14 +76,16 @@ class Source:
     def examples(self, shape: tuple[int, ...] | None = None) -> list[torch.Tensor]:
         """The inputs, at another `shape`: (T, h, w) of a latent, repeated and cropped; (H, W) of images, resized.
 
-        Raises `UserError` on a shape of another number of sides.
+        Raises `UserError` on a shape of another number of sides, and where images would be too small.
         """
         if shape is None:
             return list(self.inputs)
         if self.task == "optical-flow":
             if len(shape) != 2:
                 raise UserError(f"{self.name}: takes images; name their shape as HEIGHTxWIDTH, for example 384x512")
-            return [resize(image, (shape[0], shape[1])) for image in self.inputs]
+            images = [resize(image, (shape[0], shape[1])) for image in self.originals or self.inputs]
+            _check_images(self.name, images)
+            return images
         if len(shape) != 3:
             raise UserError(f"{self.name}: takes a latent; name its shape as FRAMESxHEIGHTxWIDTH, for example 5x32x32")
         return [fit(self.video(), (shape[0], shape[1], shape[2])), *self.inputs[1:]]
@@ -89,7 +93,10 @@ class Source:
     def video(self) -> torch.Tensor:
         """The first input; raises `UserError` where that is no video."""
         if self.inputs[0].ndim != 5:
-            raise UserError(f"{self.name}: its input of shape {list(self.inputs[0].shape)} is no video (1, C, T, H, W)")
+            raise UserError(
+                f"{self.name}: its input of shape {list(self.inputs[0].shape)} is no video (1, C, T, H, W); "
+                "leave out --shape, --tiling and --mode stream, which are for videos"
+            )
         return self.inputs[0]
 
 
@@ -99,7 +106,8 @@ def from_run(run: Path) -> Source:
         raise UserError(f"{run}: no run directory; make one with `handheld distill`")
     student = students.load(run)
     if student.task == "optical-flow":
-        source = flow_source(run_name(run), student, sample_images(run), recipe=run / "recipe.yaml")
+        images = sample_images(run)
+        source = flow_source(run_name(run), student, images, recipe=run / "recipe.yaml", size=IMAGE_SIZE)
         return replace(source, quality=read_evaluation(run))
     return Source(
         name=run_name(run),
@@ -148,15 +156,21 @@ def from_weights(
 def flow_source(
     name: str,
     student: Student,
-    images: tuple[torch.Tensor, torch.Tensor],
+    images: Sequence[torch.Tensor],
     origin: Mapping[str, Any] | None = None,
     recipe: Path | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Source:
-    """An optical-flow student; `images` are two, `(1, 3, H, W)` in [0, 1], and `origin` joins its configuration."""
+    """An optical-flow student; `images` are two, `(1, 3, H, W)` in [0, 1], and `origin` joins its configuration.
+
+    With a `size` (height, width) its examples are the images at that size. Raises `UserError` unless the images are of one shape that the student takes.
+    """
+    _check_images(name, images)
     return Source(
         name=name,
         module=student,
-        inputs=images,
+        inputs=tuple(images if size is None else (resize(image, size) for image in images)),
+        originals=tuple(images),
         role="student",
         class_name=f"toolkit.students.{student.kind}",
         input_names=("image1", "image2"),
@@ -290,13 +304,28 @@ def _statistics(run: Path, channels: int) -> LatentStatistics | None:
 
 
 def sample_images(run: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """A held-out pair of images of the run, at the size of export; raises `UserError` if the run kept none."""
+    """A held-out pair of images `(1, 3, H, W)` of the run; raises `UserError` if the run kept none."""
     path = run / "samples.safetensors"
     try:
         samples = load_file(path)
-        return resize(samples["image1.0"], IMAGE_SIZE), resize(samples["image2.0"], IMAGE_SIZE)
+        return samples["image1.0"], samples["image2.0"]
     except (OSError, KeyError, SafetensorError) as error:
         raise UserError(f"{path}: no held-out images to export with; finish the run with `handheld distill`") from error
+
+
+def _check_images(name: str, images: Sequence[torch.Tensor]) -> None:
+    """Refuse what no flow student takes: two images `(1, 3, H, W)` of one shape, from 32x32."""
+    shapes = [list(image.shape) for image in images]
+    one, three, *sides = shapes[0]
+    if shapes != [shapes[0]] * 2 or (one, three, len(sides)) != (1, 3, 2):
+        raise UserError(
+            f"{name}: images of {' and '.join(map(str, shapes))}; flow is between two images (1, 3, H, W) of one shape"
+        )
+    if min(sides) < SMALLEST_SIDE:
+        raise UserError(
+            f"{name}: images of {sides[0]}x{sides[1]} are too small; "
+            f"name a --shape from {SMALLEST_SIDE}x{SMALLEST_SIDE}"
+        )
 
 
 def moving_texture(size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,3 +3,6 @@
 from typing import Literal
 
 Task = Literal["video-decoder", "optical-flow"]
+
+#: Pixels of the shorter side from which every optical-flow student takes images.
+SMALLEST_SIDE = 32

@@ -13,27 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import handheld, refusal
 from tests.conftest import RecipeWriter, write_clip
 from toolkit.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-
-
-def handheld(*arguments: str | Path) -> int:
-    """Run the command in this process; returns its exit code."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
-
-
-def refusal(capsys: pytest.CaptureFixture[str], code: int, *arguments: str | Path) -> str:
-    """The one line that a failing command ends with; anything like a traceback fails the test."""
-    assert handheld(*arguments) == code
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err + captured.out
-    lines = [line for line in captured.err.splitlines() if line.startswith("handheld: ")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 @pytest.fixture

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from export.model_card import model_card
+from export.sources import IMAGES
 from toolkit.bundle import Artifact, GraphFacts, Manifest, Model, TensorInfo, provenance
+from toolkit.evaluation import FlowEvaluation
+from toolkit.flow_metrics import FlowReport, flow_report
 from toolkit.latents import LatentStatistics
 from toolkit.parity import Parity, Tolerance
 
@@ -15,7 +19,7 @@ FORMULA = "latent = normalised * std + mean"
 FILES = {"coreml-fp16": "model.mlpackage", "executorch-xnnpack-fp32": "model.pte", "onnx-fp32": "model.onnx"}
 
 
-def artifact(target: str) -> Artifact:
+def artifact(target: str, taken: str) -> Artifact:
     parity = Parity(
         how="executed",
         runtime="a runtime",
@@ -31,7 +35,7 @@ def artifact(target: str) -> Artifact:
         path=FILES[target],
         sha256="0" * 64,
         bytes=1,
-        inputs=[TensorInfo(name="latent", shape=(3, 3, 8, 8), dtype="float32", meaning="raw latent frames")],
+        inputs=[TensorInfo(name="latent", shape=(3, 3, 8, 8), dtype="float32", meaning=taken)],
         outputs=[TensorInfo(name="frames", shape=(5, 3, 64, 64), dtype="float32", meaning="frames")],
         parity=parity,
         graph=GraphFacts(max_rank=4, operators={}, params=10, macs=100, peak_activation_bytes=1000),
@@ -48,11 +52,18 @@ def card(
     return model_card(
         Manifest(
             name="tiny",
-            model=Model(role=role, class_name="AnyDecoder", config=config or {}),
+            model=Model(
+                role=role,
+                task=None if role == "module" else "video-decoder",
+                class_name="AnyDecoder",
+                config=config or {},
+            ),
             provenance=provenance("handheld export run"),
             latent_statistics=None if mean is None else LatentStatistics(mean=mean, std=std, origin="AutoencoderKLWan"),
             normalized_latents=normalized,
-            artifacts=[artifact(target) for target in FILES],
+            artifacts=[
+                artifact(target, "latent frames" if role == "module" else "raw latent frames") for target in FILES
+            ],
         )
     )
 
@@ -126,3 +137,47 @@ def test_every_snippet_says_what_to_fill_the_latent_with(
     mean: tuple[float, ...] | None, std: tuple[float, ...], filling: str
 ) -> None:
     assert card(mean, std).count(filling) == 3
+
+
+def flow_card(quality: FlowEvaluation | None = None) -> str:
+    images = [
+        TensorInfo(name=name, shape=(1, 3, 30, 40), dtype="float32", meaning=IMAGES) for name in ("image1", "image2")
+    ]
+    flow = TensorInfo(name="flow", shape=(1, 2, 30, 40), dtype="float32", meaning="flow in pixels")
+    artifacts = [artifact(target, "").model_copy(update={"inputs": images, "outputs": [flow]}) for target in FILES]
+    return model_card(
+        Manifest(
+            name="tiny",
+            model=Model(role="student", task="optical-flow", class_name="toolkit.students.any", config={}),
+            provenance=provenance("handheld export run"),
+            quality=quality,
+            artifacts=artifacts,
+        )
+    )
+
+
+def test_a_flow_network_takes_images_and_its_card_speaks_of_nothing_else() -> None:
+    text = flow_card()
+    assert "An optical-flow network" in text
+    assert not [word for word in ("latent", "video", "frame", "clip") if word in text.lower()]
+    assert "40 pixels wide and 30 high" in text
+    assert "r * 40 + c and 1200 places further on" in text
+    assert "their width / 40" in text
+
+
+def test_a_flow_card_has_the_held_out_figures_that_there_are() -> None:
+    truth = torch.zeros(2, 10, 10)
+    student, unknown = (
+        flow_report(truth + torch.tensor([3.0, 4.0])[:, None, None], truth),
+        flow_report(truth, truth / 0),
+    )
+
+    def line(student: FlowReport, teacher: FlowReport | None) -> str:
+        quality = FlowEvaluation(pairs=7, student=student, teacher=teacher, baselines={}, student_params=1)
+        return next((row for row in flow_card(quality).splitlines() if row.startswith("- Held-out")), "")
+
+    assert line(student, None).endswith(
+        "over 7 pairs: a mean end-point error of 5.000 pixels, 100.0 % of the pixels wrong (Fl)"
+    )
+    assert line(student, flow_report(truth, truth)).endswith("; teacher 0.000 pixels, 0.0 %")
+    assert line(unknown, None) == ""

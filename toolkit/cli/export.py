@@ -111,13 +111,13 @@ def _published(student: str, weights: Path) -> Source:
 
 
 def teacher_source(run: Path) -> Source:
-    """The teacher's decoder of a run, with the run's held-out latent."""
+    """The teacher's decoder of a run, with the run's held-out latent; raises `UserError` where it had none."""
     import recipes
     from export.sources import Source, run_name, sample_latent
     from toolkit.evaluation import read_evaluation
 
-    latent = sample_latent(run)
     vae = recipes.load_teacher(run)
+    latent = sample_latent(run)
     return Source(
         name=f"{run_name(run)}-teacher",
         module=vae.decoder,

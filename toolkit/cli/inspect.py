@@ -48,7 +48,7 @@ def inspect(
         else:
             print_artifact_facts(str(path), artifacts)
             manifest = read_manifest(path)
-            if manifest.model.role != "module":
+            if manifest.model.task == "video-decoder":
                 print_latents(manifest.latent_statistics, manifest.normalized_latents)
         return
     if path is not None and not (path / "recipe.yaml").is_file():
@@ -59,7 +59,7 @@ def inspect(
         print_json(found.model_dump(mode="json"))
     else:
         print_inspection(found)
-        if source.role != "module":
+        if source.task == "video-decoder":
             print_latents(source.latent_statistics)
     refusal = found.refusal()
     if refusal is not None:

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from toolkit.flow_blocks import ConvexUpsampler, SoftArgmax, correlation, normalised, warp
 from toolkit.students import Student, register
 from toolkit.students.compact_flow_config import PRESETS, CompactFlowConfig
+from toolkit.task import SMALLEST_SIDE
 
 #: Flow is given to convolutions at a scale at which it does not drown the correlations.
 FLOW_SCALE = 0.125
 FINEST = 4  # pixels of the image to one of the finest level
-SMALLEST_SIDE = 32
 
 
 @register("compact_flow", CompactFlowConfig, PRESETS, task="optical-flow")
