@@ -163,7 +163,8 @@ def flow_source(
 ) -> Source:
     """An optical-flow student; `images` are two, `(1, 3, H, W)` in [0, 1], and `origin` joins its configuration.
 
-    With a `size` (height, width) its examples are the images at that size. Raises `UserError` unless the images are of one shape that the student takes.
+    With a `size` (height, width) its examples are the images at that size. Raises `UserError` unless the images are of
+    one shape that the student takes.
     """
     _check_images(name, images)
     return Source(

@@ -167,10 +167,8 @@ def test_a_flow_network_takes_images_and_its_card_speaks_of_nothing_else() -> No
 
 def test_a_flow_card_has_the_held_out_figures_that_there_are() -> None:
     truth = torch.zeros(2, 10, 10)
-    student, unknown = (
-        flow_report(truth + torch.tensor([3.0, 4.0])[:, None, None], truth),
-        flow_report(truth, truth / 0),
-    )
+    student = flow_report(truth + torch.tensor([3.0, 4.0])[:, None, None], truth)
+    unknown = flow_report(truth, truth / 0)
 
     def line(student: FlowReport, teacher: FlowReport | None) -> str:
         quality = FlowEvaluation(pairs=7, student=student, teacher=teacher, baselines={}, student_params=1)
