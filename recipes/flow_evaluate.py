@@ -28,7 +28,7 @@ from toolkit.evaluation import FlowEvaluation
 from toolkit.flow_metrics import FlowMeter, FlowReport, FlowScores
 from toolkit.flow_pictures import error_picture, flow_picture, flow_radius, image_picture, write_png
 from toolkit.progress import track
-from toolkit.students.compact_flow import SMALLEST_SIDE
+from toolkit.task import SMALLEST_SIDE
 
 BASELINES = ("zero", "farneback", "dis-fast", "dis-medium")
 SAMPLES_KEPT = 2

@@ -80,6 +80,7 @@ class Matched(nn.Module):
         return correlation(first, warp(second, flow, self.form), radius=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["grid_sample", "gather"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_each_target_warps_and_correlates_as_pytorch_does(target: str, form: Warp, tmp_path: Path) -> None:
