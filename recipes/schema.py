@@ -226,6 +226,8 @@ class Recipe(StrictModel):
             raise ValueError("teacher: objective.distillation and objective.features need one, and only they")
         if any(phase.adversarial is not None for phase in self.phases):
             raise ValueError("phases.*.adversarial is for videos")
+        if self.trainer.checkpoint_activations:
+            raise ValueError("trainer.checkpoint_activations is for videos: a flow student's activations are small")
 
     def _check_video(self) -> None:
         trains_vae = isinstance(self.student, AutoencoderSpec)

@@ -160,6 +160,7 @@ def test_a_student_starts_from_anothers_weights(recipe: Writer, finished: Path, 
         (lambda r: r.update(teacher={"kind": "diffusers_vae", "class": "X", "weights": "y"}), "gives no optical flow"),
         (lambda r: r["data"].update(validation={"kind": "clips", "path": "x"}), "one is of videos"),
         (lambda r: r["phases"][0].update(adversarial={}), "adversarial is for videos"),
+        (lambda r: r["trainer"].update(checkpoint_activations=True), "checkpoint_activations is for videos"),
         (lambda r: r["student"].update(kind="turbo_vaed", preset="demo"), "does not learn from data of these kinds"),
     ],
 )
