@@ -26,6 +26,8 @@ from toolkit.flow_files import read_flo
 from toolkit.video import probe, read_video
 from toolkit.video_writer import video_writer
 
+pytestmark = pytest.mark.slow  # the bundle takes several seconds to make
+
 SIZE = (64, 96)
 
 

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from export.sources import moving_texture
+from tests.command_line import handheld, refusal
 from tests.conftest import write_clip
-from tests.end_to_end.test_command_line import handheld, refusal
 from toolkit.flow_files import read_flo
 from toolkit.video import probe
+
+pytestmark = pytest.mark.slow  # the bundle takes several seconds to make
 
 
 @pytest.fixture
