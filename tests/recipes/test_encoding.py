@@ -60,6 +60,7 @@ def test_a_training_on_encoded_clips_is_the_one_that_encodes_them_itself(
         assert (tmp_path / "run" / name).read_bytes() == (finished_run / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_readers_in_other_processes_change_nothing(
     write_recipe: RecipeWriter, encoded: Path, finished_run: Path, tmp_path: Path
 ) -> None:

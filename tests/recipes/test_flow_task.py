@@ -120,6 +120,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["dis", "student"])
 def test_a_teacher_is_learned_from(recipe: Writer, finished: Path, tmp_path: Path, teacher: str) -> None:
     def change(content: dict[str, Any]) -> None:

@@ -75,6 +75,7 @@ def deep(recipe: dict[str, Any]) -> None:
     recipe["student"].update(layers=[3, 3, 6])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tap", ["up_blocks.1", "up_blocks.1.resnets.0", "up_blocks.1.resnets.0.conv1"])
 @pytest.mark.parametrize("adversarial", [False, True])
 @pytest.mark.parametrize("half", [False, True])

@@ -108,6 +108,7 @@ def test_the_scores_are_those_of_the_saved_student(finished_run: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(write_recipe: RecipeWriter, tmp_path: Path) -> None:
     path = write_recipe(lambda r: (r["phases"][0].update(steps=60, lr=5e-3), r["trainer"].update(validate_every=60)))
     recipes.distill(recipes.load_recipe(path), tmp_path / "run")

@@ -132,6 +132,7 @@ def test_blocks_can_be_tapped_by_name() -> None:
     }
 
 
+@pytest.mark.slow
 def test_no_tensor_has_a_rank_above_4() -> None:
     for change in ({"warp": "gather"}, {"correlation": "slices"}):
         program = torch.export.export(build(**change, radius=1), images(1, 50, 70))
