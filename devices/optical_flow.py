@@ -18,10 +18,10 @@ from toolkit.flow_files import read_image, write_flo
 from toolkit.flow_pictures import flow_picture, flow_radius, write_png
 from toolkit.interpolation import halfway
 from toolkit.progress import track
+from toolkit.task import SMALLEST_SIDE
 from toolkit.video import iterate_video, probe
 from toolkit.video_writer import check_video_path, video_writer
 
-SMALLEST_SIDE = 32  # pixels
 SMALLEST_RADIUS = 1.0  # pixels: below it a picture would show the noise of two equal images
 
 

@@ -221,6 +221,8 @@ class Recipe(StrictModel):
             raise ValueError("objective: a flow student takes flow, and beside it distillation, smoothness, features")
         if isinstance(self.teacher, TeacherSpec):
             raise ValueError(f"teacher: {self.teacher.kind} gives no optical flow; use dis, raft or student")
+        if not (asked.flow.weight or asked.distillation or asked.features):
+            raise ValueError("objective.flow.weight is 0, and neither distillation nor features teach the student")
         needs_teacher = asked.distillation is not None or bool(asked.features)
         if needs_teacher != (self.teacher is not None):
             raise ValueError("teacher: objective.distillation and objective.features need one, and only they")

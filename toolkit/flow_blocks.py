@@ -89,7 +89,7 @@ def _by_slices(first: torch.Tensor, second: torch.Tensor, radius: int) -> torch.
 def _by_matmul(first: torch.Tensor, second: torch.Tensor, radius: int) -> torch.Tensor:
     """Every row of pixels times a row of displaced ones: the correlation is a band of that square.
 
-    The square is computed whole, in matrix products, which is faster than the band alone, displacement by displacement.
+    The square is computed whole, in matrix products that runtimes have fast kernels for; the rest of it is dropped.
     """
     batch, channels, height, width = first.shape
     block = _block(width)

@@ -4,5 +4,5 @@ from typing import Literal
 
 Task = Literal["video-decoder", "optical-flow"]
 
-#: Pixels of the shorter side from which every optical-flow student takes images.
+#: Of images for optical flow: pixels of the shorter side from which every student takes them.
 SMALLEST_SIDE = 32

@@ -156,6 +156,8 @@ def test_a_student_starts_from_anothers_weights(recipe: Writer, finished: Path, 
     [
         (lambda r: r["objective"].pop("flow"), "a flow student takes flow"),
         (lambda r: r["objective"].update(ssim={}), "a flow student takes flow"),
+        (lambda r: r["objective"].update(flow={"weight": 0}), "neither distillation nor features teach"),
+        (lambda r: r["objective"].update(flow={"weight": 0}, smoothness={}), "neither distillation nor features teach"),
         (lambda r: r["objective"].update(distillation={}), "distillation and objective.features need one"),
         (lambda r: r.update(teacher={"kind": "dis"}), "need one, and only they"),
         (lambda r: r.update(teacher={"kind": "diffusers_vae", "class": "X", "weights": "y"}), "gives no optical flow"),

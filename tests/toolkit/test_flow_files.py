@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -126,7 +127,6 @@ def test_flo5_without_h5py_names_the_remedy(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_flo5_is_read_and_damaged_ones_refused(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
     path = tmp_path / "a.flo5"
     with h5py.File(path, "w") as file:
         file["flow"] = FLOW.transpose(1, 2, 0)

@@ -29,9 +29,7 @@ class CompactFlowConfig(StrictModel):
     carried: NonNegativeInt = Field(default=8, description="channels that a level hands to the next with its flow")
     refinement: PositiveInt = Field(default=48, description="channels of the dilated convolutions at the finest level")
     dilations: tuple[PositiveInt, ...] = (1, 2, 4, 8, 1)
-    activation: Literal["relu", "hardswish"] = Field(
-        default="hardswish", description="relu takes about a tenth less time in ONNX Runtime"
-    )
+    activation: Literal["relu", "hardswish"] = Field(default="hardswish", description="relu is the cheaper of the two")
     estimator_norms: bool = Field(default=False, description="batch norms in estimators too; encoders always have them")
     correlation: Correlation = "matmul"
     warp: Warp = "grid_sample"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -146,7 +147,6 @@ def test_without_masks_points_are_visible_that_stay_inside(tmp_path: Path) -> No
 
 
 def test_spring_is_taken_at_the_size_of_its_images(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
     scene = tmp_path / "train" / "0001"
     for frame in (1, 2):
         picture(scene / "frame_left" / f"frame_left_{frame:04d}.png", frame)
@@ -167,7 +167,6 @@ def test_spring_is_taken_at_the_size_of_its_images(tmp_path: Path) -> None:
 
 
 def test_motorcycle_moves_to_the_left_by_its_disparity() -> None:
-    pytest.importorskip("skimage")
     (record,) = find_pairs("motorcycle", Path())
     sample = read_pair(record)
     assert sample.flow.shape == (2, 500, 741)
@@ -179,7 +178,6 @@ def test_motorcycle_moves_to_the_left_by_its_disparity() -> None:
 
 
 def test_the_motorcycle_truth_warps_its_right_image_to_its_left() -> None:
-    pytest.importorskip("skimage")
     sample = read_pair(find_pairs("motorcycle", Path())[0])
     y, x = np.mgrid[:500, :741]
     column = np.rint(x + sample.flow[0].numpy()).astype(int).clip(0, 740)

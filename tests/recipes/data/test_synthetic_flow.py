@@ -101,7 +101,6 @@ def test_the_range_of_a_video_is_kept(clip_file: Path) -> None:
 
 
 def test_pictures_inside_scikit_image_can_be_named() -> None:
-    pytest.importorskip("skimage")
     assert len(Textures(TexturesSpec(sources=["skimage:"]))) == len(SKIMAGE_PICTURES)
     textures = Textures(TexturesSpec(sources=["skimage:coffee,chelsea"], side=64))
     assert [textures[number].shape[0] for number in range(2)] == [64, 64]
