@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
 
-EPS = 0.01  # pixels
+from toolkit.interpolation import confirmed
 
-# Where a flow and the way back differ by more, the point was occluded or the flow is wrong:
-# Sundaram, Brox and Keutzer, Dense Point Trajectories by GPU-accelerated Large Displacement Optical Flow (2010), eq. 5.
-RELATIVE, ABSOLUTE = 0.01, 0.5
+EPS = 0.01  # pixels
 
 
 def pyramid_loss(
@@ -55,18 +54,12 @@ def reduced(
 
 
 def agreement(forwards: torch.Tensor, backwards: torch.Tensor) -> torch.Tensor:
-    """Where following a flow `(B, 2, H, W)` and then the one back returns to its start: `(B, H, W)` bool."""
-    height, width = forwards.shape[-2:]
-    rows, columns = torch.meshgrid(
-        torch.arange(height, device=forwards.device), torch.arange(width, device=forwards.device), indexing="ij"
-    )
-    x, y = forwards[:, 0] + columns, forwards[:, 1] + rows
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], dim=-1)
-    back = F.grid_sample(backwards, grid, padding_mode="border", align_corners=True)
-    apart = (forwards + back).square().sum(dim=1)
-    lengths = forwards.square().sum(dim=1) + back.square().sum(dim=1)
-    return inside & (apart < RELATIVE * lengths + ABSOLUTE)
+    """Where following a flow `(B, 2, H, W)` and then the one back returns to its start: `(B, H, W)` bool.
+
+    Elsewhere the point was occluded, or a flow is wrong; the threshold is that of `toolkit.interpolation.confirmed`.
+    """
+    pairs = zip(forwards, backwards, strict=True)
+    return torch.cat([confirmed(there, back) for there, back in pairs]) > math.exp(-1)
 
 
 def smoothness(flow: torch.Tensor, image: torch.Tensor, edge: float) -> torch.Tensor:
