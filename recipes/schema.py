@@ -188,6 +188,7 @@ class TrainerSpec(StrictModel):
     checkpoint_every: PositiveInt = 500
     log_every: PositiveInt = 10
     checkpoint_activations: bool = Field(default=False, description="recompute in the backward pass rather than keep")
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     devices: PositiveInt | Literal["auto"] = "auto"
     workers: int = Field(default=0, ge=0, description="processes that read clips, on each device")
 
@@ -242,6 +243,8 @@ class Recipe(StrictModel):
             raise ValueError("objective.autoencoder goes with student.kind diffusers_vae, and only with it")
         if trains_vae and isinstance(self.data.train, LatentsSpec):
             raise ValueError("data.train of kind latents is for students: a VAE learns to encode as well")
+        if self.trainer.memory_format != "contiguous":
+            raise ValueError("trainer.memory_format: channels_last is for students of optical flow, on images")
         judged = [phase.adversarial for phase in self.phases if phase.adversarial is not None]
         if judged and trains_vae:
             raise ValueError("phases.*.adversarial is for students: a VAE is trained on pixels alone")

@@ -107,6 +107,8 @@ class Trainer:
         spec, task = recipe.trainer, work.task
         self.fabric, self.recipe, self.run = fabric, recipe, run
         self.data, self.held_out = work.samples, work.held_out
+        if spec.memory_format == "channels_last":
+            task.student.to(memory_format=torch.channels_last)
         self.average: AveragedModel = ema.averaged(task.student, spec.ema)
         if spec.checkpoint_activations:
             recompute_activations(task)
