@@ -10,7 +10,7 @@ from torch import nn
 from recipes.adversarial import Judged
 from recipes.alignment import Alignment, tapped
 from recipes.data.flow_sample import FlowSample
-from recipes.flow_losses import agreement, pyramid_loss, smoothness
+from recipes.flow_losses import agreement, lengths, pyramid_loss, smoothness
 from recipes.flow_schema import CompactFlowSpec, FlowTeacherSpec
 from recipes.schema import ObjectiveSpec, Recipe
 from recipes.task import Losses, Task
@@ -51,7 +51,7 @@ class FlowTask(Task):
         names = [pair.student for pair in self.objective.features]
         with tapped(self.student, names) as ours:
             flows = self.student.flows(batch.image1, batch.image2)
-        length = torch.linalg.vector_norm(batch.flow, dim=1)
+        length = lengths(batch.flow)
         weight = (batch.valid & (length <= spec.max_flow)).float()
         weight = weight * torch.where(batch.visible, 1.0, spec.occluded)
         losses = {}
@@ -91,7 +91,7 @@ class FlowTask(Task):
         assert self.teacher is not None
         with torch.no_grad():
             target = self.teacher.flow(batch.image1, batch.image2)
-            known = torch.linalg.vector_norm(target, dim=1) <= spec.max_flow
+            known = lengths(target) <= spec.max_flow
             if distillation.consistent:
                 known &= agreement(target, self.teacher.flow(batch.image2, batch.image1))
         return distillation.weight * self._errors(flows, target, known.float())
