@@ -68,16 +68,16 @@ def agreement(forwards: torch.Tensor, backwards: torch.Tensor) -> torch.Tensor:
 
 
 def smoothness(flow: torch.Tensor, image: torch.Tensor, edge: float) -> torch.Tensor:
-    """The mean absolute second difference of a flow, less where the image `(B, 3, H, W)` in [0, 1] has an edge.
+    """The mean absolute second difference of a flow, less where the image `(B, 3, H, W)` in [0, 1] has an edge: `(B,)`.
 
     Source: Wang et al., Occlusion Aware Unsupervised Learning of Optical Flow (2018), section 3.3.
     """
-    total = flow.new_zeros(())
+    total = flow.new_zeros(flow.shape[0])
     for dim in (-1, -2):
         kink = flow.diff(n=2, dim=dim).abs().mean(dim=1)
         gradient = image.diff(dim=dim).abs().mean(dim=1)
         steepest = torch.maximum(
             gradient.narrow(dim, 0, gradient.shape[dim] - 1), gradient.narrow(dim, 1, gradient.shape[dim] - 1)
         )
-        total = total + (kink * torch.exp(-edge * steepest)).mean()
+        total = total + (kink * torch.exp(-edge * steepest)).flatten(1).mean(dim=1)
     return total / 2

@@ -60,9 +60,9 @@ class FlowTask(Task):
         if self.objective.distillation is not None:
             losses["distillation"] = self._distillation(batch, flows)
         if self.objective.smoothness is not None:
-            image = batch.image1.float() / 255
-            kinks = smoothness(flows[-1].float(), image, self.objective.smoothness.edge)
-            losses["smoothness"] = self.objective.smoothness.weight * kinks
+            unlabelled = ~batch.valid.flatten(1).any(dim=1)
+            kinks = smoothness(flows[-1].float(), batch.image1.float() / 255, self.objective.smoothness.edge)
+            losses["smoothness"] = self.objective.smoothness.weight * (kinks * unlabelled).mean()
         if self.alignment is not None:
             assert isinstance(self.teacher, FlowStudent)
             with torch.no_grad():

@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from recipes.data.flow_specs import FlowPairsSpec, SyntheticFlowSpec
+from recipes.data.flow_specs import (
+    FLOW_DATA,
+    FlowMixtureSpec,
+    FlowPairsSpec,
+    SyntheticFlowSpec,
+    VideoPairsSpec,
+    has_unlabelled,
+)
 from recipes.flow_schema import (
     CompactFlowSpec,
     FlowDistillation,
@@ -88,14 +95,20 @@ class LatentsSpec(StrictModel):
     path: str
 
 
+TrainingData = Annotated[
+    ClipsSpec | LatentsSpec | SyntheticFlowSpec | FlowPairsSpec | VideoPairsSpec | FlowMixtureSpec,
+    Field(discriminator="kind"),
+]
+
+
 class DataSpec(StrictModel):
-    train: Annotated[ClipsSpec | LatentsSpec | SyntheticFlowSpec | FlowPairsSpec, Field(discriminator="kind")]
+    train: TrainingData
     validation: Annotated[ClipsSpec | HeldOutSceneSpec | HeldOutPairsSpec, Field(discriminator="kind")]
 
     @property
     def is_of_flow(self) -> bool:
         """Whether both parts are pairs of images; raises `ValueError` where only one is."""
-        of_flow = [isinstance(part, SyntheticFlowSpec | FlowPairsSpec) for part in (self.train, self.validation)]
+        of_flow = [isinstance(part, FLOW_DATA) for part in (self.train, self.validation)]
         if of_flow[0] != of_flow[1]:
             raise ValueError("data.train and data.validation: one is of videos, the other of optical flow")
         return of_flow[0]
@@ -163,10 +176,12 @@ class AdversarialSpec(StrictModel):
 class PhaseSpec(StrictModel):
     """`steps` optimizer steps; the rate warms up over `warmup` steps and falls along a cosine to `final_lr`.
 
-    With `adversarial` the student learns at even steps of the phase and the discriminator at odd ones.
+    `train` takes the place of `data.train` in this phase. With `adversarial` the student learns at even steps of the
+    phase and the discriminator at odd ones.
     """
 
     steps: PositiveInt
+    train: TrainingData | None = None
     lr: PositiveFloat
     final_lr: PositiveFloat | None = None
     warmup: int = Field(default=0, ge=0)
@@ -208,7 +223,7 @@ class Recipe(StrictModel):
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
         of_flow = isinstance(self.student, CompactFlowSpec)
-        if self.data.is_of_flow != of_flow:
+        if any(of_flow != is_of for is_of in (self.data.is_of_flow, *(isinstance(d, FLOW_DATA) for d in self.train))):
             raise ValueError(f"data: a student of kind {self.student.kind} does not learn from data of these kinds")
         if of_flow:
             self._check_flow()
@@ -224,6 +239,11 @@ class Recipe(StrictModel):
             raise ValueError(f"teacher: {self.teacher.kind} gives no optical flow; use dis, raft or student")
         if not (asked.flow.weight or asked.distillation or asked.features):
             raise ValueError("objective.flow.weight is 0, and neither distillation nor features teach the student")
+        unlabelled = any(has_unlabelled(data) for data in self.train)
+        if unlabelled and asked.distillation is None and asked.smoothness is None:
+            raise ValueError("data of kind video_pairs teach nothing without objective.distillation or .smoothness")
+        if asked.smoothness is not None and not unlabelled:
+            raise ValueError("objective.smoothness is for pairs without a truth, and no data here are video_pairs")
         needs_teacher = asked.distillation is not None or bool(asked.features)
         if needs_teacher != (self.teacher is not None):
             raise ValueError("teacher: objective.distillation and objective.features need one, and only they")
@@ -241,7 +261,7 @@ class Recipe(StrictModel):
             raise ValueError(f"teacher: {self.teacher.kind} gives optical flow; a video's is of kind diffusers_vae")
         if trains_vae != (asked.autoencoder is not None):
             raise ValueError("objective.autoencoder goes with student.kind diffusers_vae, and only with it")
-        if trains_vae and isinstance(self.data.train, LatentsSpec):
+        if trains_vae and any(isinstance(data, LatentsSpec) for data in self.train):
             raise ValueError("data.train of kind latents is for students: a VAE learns to encode as well")
         if self.trainer.memory_format != "contiguous":
             raise ValueError("trainer.memory_format: channels_last is for students of optical flow, on images")
@@ -254,6 +274,11 @@ class Recipe(StrictModel):
             raise ValueError("a student needs a teacher to learn from: add a 'teacher' section")
         if not trains_vae and asked.reconstruction is None:
             raise ValueError("objective.reconstruction is missing: the student would never see a pixel")
+
+    @property
+    def train(self) -> list[TrainingData]:
+        """The training data of each phase."""
+        return [self.data.train if phase.train is None else phase.train for phase in self.phases]
 
     @property
     def total_steps(self) -> int:

@@ -79,8 +79,8 @@ class HeldOut(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """All that a recipe asks for, loaded and checked."""
+    """All that a recipe asks for, loaded and checked; `samples` are those of each phase."""
 
     task: Task
-    samples: Samples
+    samples: list[Samples]
     held_out: HeldOut

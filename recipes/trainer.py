@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recipes import ema, processes
 from recipes.adversarial import Adversary, Judged
 from recipes.data.clips import FromStep
+from recipes.data.samples import Samples
 from recipes.recompute import recompute_activations
 from recipes.rundir import RunDirectory
 from recipes.schema import PhaseSpec, Recipe
@@ -66,7 +67,8 @@ def distill(recipe: Recipe, output: Path, *, resume: bool = False) -> AnyEvaluat
         if fabric.is_global_zero:
             run.open(recipe, resume)
     with processes.together(fabric):
-        work.samples.log_to(output, fabric.is_global_zero)
+        for samples in {id(samples): samples for samples in work.samples}.values():
+            samples.log_to(output, fabric.is_global_zero)
     trainer.restore()
     trainer.train()
     return trainer.finish()
@@ -196,20 +198,24 @@ class Trainer:
         return spec.batch * spec.accumulate * self.fabric.world_size
 
     def _steps(self) -> Iterator[list[Any]]:
-        """For each step that is left, the micro-batches it accumulates.
+        """For each step that is left, the micro-batches it accumulates."""
+        end = 0
+        for phase, data in zip(self.recipe.phases, self.data, strict=True):
+            end += phase.steps
+            if self.step < end:
+                yield from self._steps_of(data, end - self.step)
 
-        Sample numbers go on from those that were drawn, by however many processes.
-        """
+    def _steps_of(self, data: Samples, steps: int) -> Iterator[list[Any]]:
+        """The next `steps` steps. Sample numbers go on from those that were drawn, by however many processes."""
         spec = self.recipe.trainer
-        left = range(self.step, self.recipe.total_steps)
-        stop = self.samples + len(left) * self.samples_per_step
+        stop = self.samples + steps * self.samples_per_step
         sampler = FromStep(self.samples, stop, self.fabric.global_rank, self.fabric.world_size)
         loader = self.fabric.setup_dataloaders(
-            DataLoader(self.data, batch_size=spec.batch, sampler=sampler, num_workers=spec.workers),
+            DataLoader(data, batch_size=spec.batch, sampler=sampler, num_workers=spec.workers),
             use_distributed_sampler=False,
         )
         batches: Iterator[Any] = iter(loader)  # type: ignore[arg-type]
-        for _ in left:
+        for _ in range(steps):
             with processes.together(self.fabric):
                 try:
                     micro_batches = [self.task.batch(next(batches)) for _ in range(spec.accumulate)]

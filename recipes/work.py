@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning_fabric import Fabric
 
 from recipes.data.clips import Clips, validation_windows
-from recipes.data.flow_pairs import FlowPairs
-from recipes.data.flow_specs import FlowPairsSpec, SyntheticFlowSpec
+from recipes.data.flow_mixture import flow_samples
+from recipes.data.flow_specs import FLOW_DATA
 from recipes.data.latents import Latents
-from recipes.data.synthetic_flow import SyntheticFlow
+from recipes.data.samples import Samples
 from recipes.evaluate import HeldOutClips
 from recipes.flow_evaluate import HeldOutFlow, check_size
 from recipes.flow_schema import CompactFlowSpec, HeldOutPairsSpec, HeldOutSceneSpec
 from recipes.flow_task import build_flow_task
 from recipes.objectives import VideoTask, build_task
-from recipes.schema import ClipsSpec, LatentsSpec, Recipe
+from recipes.schema import ClipsSpec, LatentsSpec, Recipe, TrainingData
 from recipes.task import Work
 
 
@@ -30,30 +31,48 @@ def load_work(recipe: Recipe, fabric: Fabric) -> Work:
 def _video_work(recipe: Recipe, fabric: Fabric) -> Work:
     assert isinstance(recipe.data.validation, ClipsSpec)
     task = build_task(recipe)
-    samples = _video_samples(recipe, task)
+    samples = _of_each_phase(recipe, lambda spec: _video_samples(recipe, spec, task))
     held_out = validation_windows(recipe.data.validation)
-    first = task.batch(samples[0]).video
-    for clip in (first, *held_out):
+    firsts = [task.batch(some[0]).video for some in samples]
+    for clip in (*firsts, *held_out):
         task.vae.check_video(*clip.shape[1:])
-    task.check_clip(*first.shape[2:])
+    for clip in firsts:
+        task.check_clip(*clip.shape[2:])
     return Work(task, samples, HeldOutClips(task, held_out, fabric))
 
 
-def _video_samples(recipe: Recipe, task: VideoTask) -> Clips | Latents:
-    if isinstance(recipe.data.train, LatentsSpec):
-        latents = Latents(Path(recipe.data.train.path))
+def _video_samples(recipe: Recipe, spec: TrainingData, task: VideoTask) -> Samples:
+    if isinstance(spec, LatentsSpec):
+        latents = Latents(Path(spec.path))
         latents.check_made_for(recipe, task.vae)
         return latents
-    assert isinstance(recipe.data.train, ClipsSpec)
-    return Clips(recipe.data.train, recipe.trainer.seed)
+    assert isinstance(spec, ClipsSpec)
+    return Clips(spec, recipe.trainer.seed)
 
 
 def _flow_work(recipe: Recipe, fabric: Fabric) -> Work:
-    spec, held_out = recipe.data.train, recipe.data.validation
-    assert isinstance(spec, SyntheticFlowSpec | FlowPairsSpec)
+    held_out = recipe.data.validation
     assert isinstance(held_out, HeldOutSceneSpec | HeldOutPairsSpec)
-    seed = recipe.trainer.seed
-    samples = SyntheticFlow(spec, seed) if isinstance(spec, SyntheticFlowSpec) else FlowPairs(spec, seed)
-    check_size(samples[0], "data.train")
+    samples = _of_each_phase(recipe, lambda spec: _flow_samples(recipe, spec))
     task = build_flow_task(recipe)
     return Work(task, samples, HeldOutFlow(task, held_out, fabric))
+
+
+def _flow_samples(recipe: Recipe, spec: TrainingData) -> Samples:
+    assert isinstance(spec, FLOW_DATA)
+    samples = flow_samples(spec, recipe.trainer.seed)
+    check_size(samples[0], "data.train")
+    return samples
+
+
+def _of_each_phase(recipe: Recipe, load: Callable[[TrainingData], Samples]) -> list[Samples]:
+    """Phases that share their data share the samples: they are loaded once."""
+    loaded: list[tuple[TrainingData, Samples]] = []
+    found = []
+    for spec in recipe.train:
+        samples = next((samples for known, samples in loaded if known == spec), None)
+        if samples is None:
+            samples = load(spec)
+            loaded.append((spec, samples))
+        found.append(samples)
+    return found

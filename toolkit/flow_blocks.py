@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
-from typing import Literal
+from functools import reduce, wraps
+from typing import Literal, ParamSpec
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+P = ParamSpec("P")
 Warp = Literal["grid_sample", "gather"]
 Correlation = Literal["matmul", "slices"]
 
@@ -24,6 +25,22 @@ EPSILON = 1e-4  # representable in fp16
 LARGEST_BLOCK, SMALLEST_BLOCK = 32, 16
 
 
+def exact(function: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
+    """The same in fp32 where autocast would take less: bf16 has 8 bits, too few for places in a frame."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
+        device = next(value.device.type for value in args if isinstance(value, torch.Tensor))
+        if not torch.is_autocast_enabled(device):
+            return function(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            full = (value.float() if isinstance(value, torch.Tensor) else value for value in args)
+            return function(*full, **kwargs)  # type: ignore[arg-type]
+
+    return call
+
+
+@exact
 def warp(features: torch.Tensor, flow: torch.Tensor, form: Warp = "grid_sample") -> torch.Tensor:
     """What stands in `features` `(B, C, H, W)` where `flow` points to, bilinear; outside, the nearest border's.
 
@@ -70,6 +87,7 @@ def _targets(flow: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor,
     return flow[:, :1] + columns, flow[:, 1:] + rows
 
 
+@exact
 def correlation(first: torch.Tensor, second: torch.Tensor, radius: int, form: Correlation = "matmul") -> torch.Tensor:
     """Products of `first` and of `second` `(B, C, H, W)` displaced by up to `radius` pixels, averaged over channels.
 
@@ -113,6 +131,7 @@ def _block(width: int) -> int:
     return block if block >= SMALLEST_BLOCK else width
 
 
+@exact
 def normalised(features: torch.Tensor) -> torch.Tensor:
     """`features` `(B, C, H, W)` with a mean square of 1 at every pixel, so that their correlation is a cosine.
 
@@ -139,6 +158,7 @@ class SoftArgmax(nn.Module):
         self.register_buffer("moments", moments, persistent=False)
         self.moments: torch.Tensor
 
+    @exact
     def forward(self, costs: torch.Tensor) -> torch.Tensor:
         likely = torch.exp((costs - 1) * self.sharpness)
         total, x, y = F.conv2d(likely, self.moments).split(1, dim=1)
@@ -180,6 +200,7 @@ class ConvexUpsampler(nn.Module):
         along = torch.stack([(1 - (offsets - place).abs()).clamp(min=0) for place in (-1, 0, 1)])  # (3, f)
         return torch.einsum("yi,xj->yxij", along, along).flatten()
 
+    @exact
     def forward(self, flow: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         height, width = flow.shape[2:]
         planes = self.weights(features).split(self.factor**2, dim=1)  # nine of (B, f*f, H, W)

@@ -133,8 +133,74 @@ class FlowPairsSpec(StrictModel):
     variant: str | None = None
     augmentation: AugmentationSpec | None = None
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return None if self.augmentation is None else self.augmentation.size
+
     @model_validator(mode="after")
     def _path_is_given(self) -> FlowPairsSpec:
         if not self.path and self.layout != "motorcycle":
             raise ValueError(f"path is missing: the folder of the data set '{self.layout}'")
         return self
+
+
+class VideoPairsSpec(StrictModel):
+    """Frames of videos, up to `gap` frames apart, whose flow nobody knows: a teacher, or smoothness, has to.
+
+    `path` is a video, a `.tar` shard of videos, or a folder or a pattern of both; `range`, `resize` and `memory_gb` are
+    those of `clips`. A pair runs forwards or backwards in time.
+    """
+
+    kind: Literal["video_pairs"]
+    path: str
+    gap: tuple[PositiveInt, PositiveInt] = Field(default=(1, 2), description="fewest, most")
+    range: tuple[NonNegativeInt, PositiveInt] | None = None
+    resize: tuple[PositiveInt, PositiveInt] | None = None
+    memory_gb: NonNegativeFloat = 4.0
+    augmentation: AugmentationSpec
+
+    @model_validator(mode="after")
+    def _gap_runs_forward(self) -> VideoPairsSpec:
+        if self.gap[0] > self.gap[1]:
+            raise ValueError(f"gap {list(self.gap)} is (fewest, most) with fewest <= most")
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.augmentation.size
+
+
+FlowSourceSpec = Annotated[SyntheticFlowSpec | FlowPairsSpec | VideoPairsSpec, Field(discriminator="kind")]
+
+
+class MixturePart(StrictModel):
+    """`data`, which gives a share of the samples that `weight` is of all weights."""
+
+    weight: PositiveFloat = 1.0
+    data: FlowSourceSpec
+
+
+class FlowMixtureSpec(StrictModel):
+    """Several kinds of data in one training; all give pairs of one size."""
+
+    kind: Literal["flow_mixture"]
+    parts: list[MixturePart] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> FlowMixtureSpec:
+        sizes = {part.data.size for part in self.parts}
+        if len(sizes) > 1:
+            said = " and ".join(sorted("none" if size is None else "{}x{}".format(*size) for size in sizes))
+            raise ValueError(f"parts of {said}: a batch takes pairs of one size; give all parts one")
+        return self
+
+
+#: What a flow student can learn from.
+FLOW_DATA = (SyntheticFlowSpec, FlowPairsSpec, VideoPairsSpec, FlowMixtureSpec)
+
+
+def has_unlabelled(spec: object) -> bool:
+    """Whether some pairs of these data come without a truth."""
+    if isinstance(spec, FlowMixtureSpec):
+        return any(has_unlabelled(part.data) for part in spec.parts)
+    return isinstance(spec, VideoPairsSpec)

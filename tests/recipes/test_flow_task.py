@@ -13,8 +13,11 @@ import yaml
 from safetensors.torch import load_file
 
 import recipes
+from recipes.data.flow_sample import FlowSample
+from recipes.flow_task import FlowTask
 from recipes.rundir import RunDirectory
 from recipes.schema import Recipe, load_recipe
+from recipes.task import Losses
 from recipes.trainer import Interrupted, StopRequest
 from toolkit import students
 from toolkit.errors import UserError
@@ -57,6 +60,14 @@ RECIPE: dict[str, Any] = {
         "log_every": 1,
     },
 }
+
+VIDEOS = {
+    "kind": "video_pairs",
+    "path": "asset:big_buck_bunny.mp4",
+    "range": [0, 10],
+    "augmentation": {"size": [48, 64]},
+}
+CLIPS = {"kind": "clips", "path": "x"}
 
 Writer = Callable[..., Recipe]
 
@@ -124,7 +135,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
 @pytest.mark.parametrize("teacher", ["dis", "student"])
 def test_a_teacher_is_learned_from(recipe: Writer, finished: Path, tmp_path: Path, teacher: str) -> None:
     def change(content: dict[str, Any]) -> None:
-        content["objective"] = {"flow": {"weight": 0}, "distillation": {"weight": 0.5}, "smoothness": {}}
+        content["objective"] = {"flow": {"weight": 0}, "distillation": {"weight": 0.5}}
         content["teacher"] = {"kind": "dis", "preset": "fast"}
         if teacher == "student":
             content["teacher"] = {"kind": "student", "run": str(finished)}
@@ -135,10 +146,70 @@ def test_a_teacher_is_learned_from(recipe: Writer, finished: Path, tmp_path: Pat
     assert isinstance(found, FlowEvaluation)
     assert found.teacher is not None
     row = yaml.safe_load((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    expected = {"step", "lr", "distillation", "smoothness"} | ({"features"} if teacher == "student" else set())
-    assert row.keys() == expected
+    assert row.keys() == {"step", "lr", "distillation"} | ({"features"} if teacher == "student" else set())
     if teacher == "dis":
         assert found.teacher == found.baselines["dis-fast"]
+
+
+def test_pairs_without_a_truth_are_learned_from_by_a_teachers_flow_and_smoothness(
+    recipe: Writer, tmp_path: Path
+) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["teacher"] = {"kind": "dis", "preset": "fast"}
+        content["objective"].update(distillation={}, smoothness={})
+        content["phases"][0].update(steps=1, train=VIDEOS)
+
+    recipes.distill(recipe(change), tmp_path / "run")
+    row = yaml.safe_load((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["flow"] == 0
+    assert row["distillation"] > 0
+    assert row["smoothness"] > 0
+
+
+def test_phases_train_on_their_own_data_and_go_on_bit_for_bit(
+    recipe: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at the end of the first phase, where the data change, and in the second one."""
+
+    def change(content: dict[str, Any]) -> None:
+        larger = {**content["data"]["train"], "size": [80, 64]}
+        content["phases"] = [{"steps": 2, "lr": 1e-3}, {"steps": 2, "lr": 1e-3, "train": larger}]
+        content["trainer"]["batch"] = 2
+
+    sizes = []
+    forward = FlowTask.forward
+
+    def seen(self: FlowTask, batch: FlowSample, judged: None = None) -> Losses:
+        sizes.append(tuple(batch.image1.shape))
+        return forward(self, batch, judged)
+
+    monkeypatch.setattr(FlowTask, "forward", seen)
+    recipes.distill(recipe(change), tmp_path / "whole")
+    assert sizes == [(2, 3, 64, 80)] * 2 + [(2, 3, 80, 64)] * 2
+
+    log = RunDirectory.log
+    for stop in (2, 3):
+
+        def stop_there(self: RunDirectory, row: dict[str, float | int], stop: int = stop) -> None:
+            log(self, row)
+            StopRequest.requested = row["step"] == stop
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunDirectory, "log", stop_there)
+            patch.setattr(StopRequest, "requested", False)
+            with pytest.raises(Interrupted, match=f"step {stop}"):
+                recipes.distill(recipe(change), tmp_path / "run", resume=stop > 2)
+    recipes.distill(recipe(change), tmp_path / "run", resume=True)
+    for name in ("student.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_both_memory_formats_train(recipe: Writer, finished: Path, tmp_path: Path, memory_format: str) -> None:
+    recipes.distill(recipe(lambda content: content["trainer"].update(memory_format=memory_format)), tmp_path / "run")
+    ours, theirs = (load_file(run / "student.safetensors") for run in (tmp_path / "run", finished))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-3)
 
 
 def test_a_student_starts_from_anothers_weights(recipe: Writer, finished: Path, tmp_path: Path) -> None:
@@ -157,7 +228,13 @@ def test_a_student_starts_from_anothers_weights(recipe: Writer, finished: Path, 
         (lambda r: r["objective"].pop("flow"), "a flow student takes flow"),
         (lambda r: r["objective"].update(ssim={}), "a flow student takes flow"),
         (lambda r: r["objective"].update(flow={"weight": 0}), "neither distillation nor features teach"),
-        (lambda r: r["objective"].update(flow={"weight": 0}, smoothness={}), "neither distillation nor features teach"),
+        (lambda r: r["objective"].update(smoothness={}), "smoothness is for pairs without a truth"),
+        (lambda r: r["data"].update(train=VIDEOS), "teach nothing without"),
+        (lambda r: r["phases"][0].update(train=VIDEOS), "teach nothing without"),
+        (
+            lambda r: r["phases"][0].update(train={"kind": "clips", "path": "x"}),
+            "does not learn from data of these kinds",
+        ),
         (lambda r: r["objective"].update(distillation={}), "distillation and objective.features need one"),
         (lambda r: r.update(teacher={"kind": "dis"}), "need one, and only they"),
         (lambda r: r.update(teacher={"kind": "diffusers_vae", "class": "X", "weights": "y"}), "gives no optical flow"),

@@ -116,3 +116,17 @@ def test_an_upsampler_gives_nothing_beyond_its_neighbours_whatever_its_weights()
     least = F.interpolate(-F.max_pool2d(F.pad(-flow, [1] * 4, mode="replicate"), 3, 1) * 4, scale_factor=4)
     assert bool((finer <= most + 1e-4).all())
     assert bool((finer >= least - 1e-4).all())
+
+
+def test_places_in_a_frame_are_exact_under_autocast() -> None:
+    """bf16 has no number between 256 and 258, and none between 64 and 64.5."""
+    columns = torch.arange(300.0).expand(1, 1, 4, 300)
+    flow = torch.zeros(1, 2, 4, 300)
+    flow[:, 0] = -0.3
+    with torch.autocast("cpu", torch.bfloat16):
+        shifted = warp(columns, flow)
+        found = SoftArgmax(radius=2)(torch.rand(1, 25, 4, 300))
+        finer = ConvexUpsampler(8, factor=4)(flow + 64.3, torch.zeros(1, 8, 4, 300))
+    torch.testing.assert_close(shifted[..., 1:], columns[..., 1:] - 0.3)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(finer[0, 1], torch.full((16, 1200), 4 * 64.3))

@@ -2,79 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
 from recipes.data.flow_layouts import FlowRecord, find_pairs, read_pair
+from tests.recipes.data.layouts import HEIGHT, MAKERS, WIDTH, chairs, kitti, sintel, spring, things
 from tests.recipes.data.pictures import smooth_picture, write_picture
 from toolkit.errors import UserError
-from toolkit.flow_files import write_flo, write_kitti_png, write_pfm
-
-HEIGHT, WIDTH = 6, 8
-FLOW = np.zeros((2, HEIGHT, WIDTH), np.float32)
-FLOW[0] = 2.5
-
-
-def picture(path: Path, seed: int = 0) -> Path:
-    return write_picture(path, smooth_picture(seed, HEIGHT, WIDTH))
-
-
-def mask(path: Path, row: int) -> Path:
-    """255 in one row."""
-    content = np.zeros((HEIGHT, WIDTH), np.uint8)
-    content[row] = 255
-    return write_picture(path, content)
-
-
-def chairs(root: Path) -> None:
-    for number in range(1, 5):
-        for image in (1, 2):
-            picture(root / "data" / f"{number:05d}_img{image}.ppm", image)
-        write_flo(root / "data" / f"{number:05d}_flow.flo", FLOW + number)
-    (root / "FlyingChairs_train_val.txt").write_text("1\n2\n1\n1\n")
-
-
-def things(root: Path) -> None:
-    for variant in ("clean", "final"):
-        for frame in (6, 7, 8):
-            picture(root / f"frames_{variant}pass" / "TRAIN" / "A" / "0000" / "left" / f"{frame:04d}.png", frame)
-    for frame in (6, 7, 8):
-        for name, folder in (("Future", "into_future"), ("Past", "into_past")):
-            place = root / "optical_flow" / "TRAIN" / "A" / "0000" / folder / "left"
-            place.mkdir(parents=True, exist_ok=True)
-            write_pfm(place / f"OpticalFlowInto{name}_{frame:04d}_L.pfm", FLOW)
-
-
-def sintel(root: Path) -> None:
-    training = root / "training"
-    for frame in (1, 2, 3):
-        for variant in ("clean", "final"):
-            picture(training / variant / "alley_1" / f"frame_{frame:04d}.png", frame)
-    for frame in (1, 2):
-        write_flo(training / "flow" / "alley_1" / f"frame_{frame:04d}.flo", FLOW)
-        mask(training / "occlusions" / "alley_1" / f"frame_{frame:04d}.png", 1)
-        mask(training / "invalid" / "alley_1" / f"frame_{frame:04d}.png", 2)
-
-
-def kitti(root: Path) -> None:
-    training = root / "training"
-    for number in range(2):
-        for frame in (10, 11):
-            picture(training / "image_2" / f"{number:06d}_{frame}.png", frame)
-        known, matched = FLOW.copy(), FLOW.copy()
-        known[:, 0] = np.nan
-        matched[:, :2] = np.nan
-        write_kitti_png(training / "flow_occ" / f"{number:06d}_10.png", known)
-        write_kitti_png(training / "flow_noc" / f"{number:06d}_10.png", matched)
-
-
-Maker = Callable[[Path], None]
-MAKERS: dict[str, Maker] = {"chairs": chairs, "things": things, "sintel": sintel, "kitti": kitti}
 
 
 def names(layout: str, root: Path, split: str = "train", variant: str | None = None) -> list[str]:
@@ -147,17 +84,7 @@ def test_without_masks_points_are_visible_that_stay_inside(tmp_path: Path) -> No
 
 
 def test_spring_is_taken_at_the_size_of_its_images(tmp_path: Path) -> None:
-    scene = tmp_path / "train" / "0001"
-    for frame in (1, 2):
-        picture(scene / "frame_left" / f"frame_left_{frame:04d}.png", frame)
-    dense = np.zeros((2 * HEIGHT, 2 * WIDTH, 2), np.float32)
-    dense[::2, ::2] = (1.5, -0.5)
-    (scene / "flow_FW_left").mkdir()
-    with h5py.File(scene / "flow_FW_left" / "flow_FW_left_0001.flo5", "w") as file:
-        file["flow"] = dense
-    unmatched = np.zeros((2 * HEIGHT, 2 * WIDTH), np.uint8)
-    unmatched[4:6] = 255
-    write_picture(scene / "maps" / "matchmap_flow_FW_left" / "matchmap_flow_FW_left_0001.png", unmatched)
+    spring(tmp_path)
     (record,) = find_pairs("spring", tmp_path)
     assert (record.name, record.image2.name) == ("0001/0001", "frame_left_0002.png")
     sample = read_pair(record)
