@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from recipes.data.flow_layouts import find_pairs, read_pair
+from recipes.data.flow_layouts import FlowRecord, find_pairs, read_pair
 from recipes.data.flow_sample import FlowSample
 from recipes.data.synthetic_flow import SyntheticFlow
 from recipes.evaluate import parameters
@@ -26,7 +27,7 @@ from recipes.teachers.dis import FlowTeacher, baseline
 from toolkit.errors import UserError
 from toolkit.evaluation import FlowEvaluation
 from toolkit.flow_metrics import FlowMeter, FlowReport, FlowScores
-from toolkit.flow_pictures import error_picture, flow_picture, flow_radius, image_picture, write_png
+from toolkit.flow_pictures import pair_pictures, write_png
 from toolkit.progress import track
 from toolkit.task import SMALLEST_SIDE
 
@@ -46,7 +47,7 @@ class HeldOutFlow:
     @torch.no_grad()
     def validate(self, fabric: Fabric, student: nn.Module) -> Validation:
         """The averaged student's errors over the pairs of all processes, in fp32, and a picture of the first pair."""
-        scores = overall(self._report(fabric, functools.partial(_of_network, student.eval())))
+        scores = overall(self._report(fabric, functools.partial(of_network, student.eval())))
         return Validation(
             figures={"epe": scores.epe, "fl_percent": scores.fl_percent},
             text=f"EPE {scores.epe:.3f} px",
@@ -61,7 +62,7 @@ class HeldOutFlow:
         The tensors, which only the first process gets: `image1.N`, `image2.N` fp32 `(1, 3, H, W)` in [0, 1],
         `truth.N` and `student.N` fp32 `(2, H, W)`, `visible.N` and `valid.N` bool `(H, W)`.
         """
-        methods: dict[str, Method] = {"student": functools.partial(_of_network, student.eval())}
+        methods: dict[str, Method] = {"student": functools.partial(of_network, student.eval())}
         if self.task.teacher is not None:
             methods["teacher"] = functools.partial(_of_teacher, self.task.teacher)
         methods |= {name: functools.partial(_of_teacher, baseline(name)) for name in BASELINES}
@@ -109,13 +110,28 @@ class HeldOutFlow:
     def _draw(self, student: nn.Module, path: Path) -> None:
         """First frame and truth; below them the student's flow and where it is wrong."""
         pair = self.share[0]
-        flow = _of_network(student, pair.image1[None], pair.image2[None])[0].float().cpu()
-        radius = flow_radius(pair.flow)
-        rows = [
-            [image_picture(pair.image1), flow_picture(pair.flow, radius)],
-            [flow_picture(flow, radius), error_picture(flow, pair.flow, pair.valid)],
+        draw_pair(path, pair, of_network(student, pair.image1[None], pair.image2[None])[0].float().cpu())
+
+
+@dataclass(frozen=True)
+class HeldOutPair:
+    """A pair by its name within the data; `read` gives it, and raises `UserError` where that cannot be."""
+
+    name: str
+    read: Callable[[], FlowSample]
+
+
+def find_held_out(spec: HeldOutSceneSpec | HeldOutPairsSpec) -> list[HeldOutPair]:
+    """The pairs that `spec` names, none of them read yet; raises `UserError` where the data are not to be had."""
+    if isinstance(spec, HeldOutSceneSpec):
+        scenes = SyntheticFlow(spec, spec.seed)
+        return [
+            HeldOutPair(f"scene {number}", functools.partial(_scene, scenes, number)) for number in range(spec.pairs)
         ]
-        write_png(path, rows)
+    records = find_pairs(spec.layout, asset_path(spec.path), spec.split, spec.variant)
+    count = min(spec.pairs or len(records), len(records))
+    spread = (records[number * len(records) // count] for number in range(count))
+    return [HeldOutPair(record.name, functools.partial(_recorded, record)) for record in spread]
 
 
 def held_out_pairs(spec: HeldOutSceneSpec | HeldOutPairsSpec, rank: int = 0, world: int = 1) -> list[FlowSample]:
@@ -123,18 +139,12 @@ def held_out_pairs(spec: HeldOutSceneSpec | HeldOutPairsSpec, rank: int = 0, wor
 
     Raises `UserError` where there is none, and where the images of one are too small for a student.
     """
-    pairs = []
-    if isinstance(spec, HeldOutSceneSpec):
-        scenes = SyntheticFlow(spec, spec.seed)
-        for number in range(rank, spec.pairs, world):
-            pairs.append(check_size(scenes[number], "data.validation"))
-        return pairs
-    records = find_pairs(spec.layout, asset_path(spec.path), spec.split, spec.variant)
-    count = min(spec.pairs or len(records), len(records))
-    for number in range(rank, count, world):
-        record = records[number * len(records) // count]
-        pairs.append(check_size(read_pair(record), str(record.image1)))
-    return pairs
+    return [pair.read() for pair in find_held_out(spec)[rank::world]]
+
+
+def draw_pair(path: Path, pair: FlowSample, flow: torch.Tensor) -> None:
+    """A PNG of the first frame and the truth, and below them `flow` `(2, H, W)` and where it is wrong."""
+    write_png(path, pair_pictures(pair.image1, pair.flow, pair.valid, flow).rows())
 
 
 def check_size(pair: FlowSample, where: str) -> FlowSample:
@@ -152,7 +162,8 @@ def overall(report: FlowReport) -> FlowScores:
     return report.all
 
 
-def _of_network(network: nn.Module, image1: torch.Tensor, image2: torch.Tensor) -> torch.Tensor:
+def of_network(network: nn.Module, image1: torch.Tensor, image2: torch.Tensor) -> torch.Tensor:
+    """A student's flow `(B, 2, H, W)` of images `(B, 3, H, W)` uint8, on the student's device."""
     device = next(network.parameters()).device
     flow = network(image1.to(device), image2.to(device))
     assert isinstance(flow, torch.Tensor)
@@ -161,3 +172,11 @@ def _of_network(network: nn.Module, image1: torch.Tensor, image2: torch.Tensor) 
 
 def _of_teacher(teacher: FlowTeacher, image1: torch.Tensor, image2: torch.Tensor) -> torch.Tensor:
     return teacher.flow(image1, image2)
+
+
+def _scene(scenes: SyntheticFlow, number: int) -> FlowSample:
+    return check_size(scenes[number], "data.validation")
+
+
+def _recorded(record: FlowRecord) -> FlowSample:
+    return check_size(read_pair(record), str(record.image1))

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from recipes.data.clips import Survey, Window, survey, windows
 from recipes.evaluate import Strip, parameters, score
+from recipes.evaluation_folder import FOLDER, check_folder, evaluation_folder, pictures
 from recipes.rundir import read_recipe
 from recipes.schema import AutoencoderSpec, ClipsSpec, asset_path
 from recipes.teachers.diffusers_vae import DiffusersVAE, load_teacher
 from toolkit import students
-from toolkit.bundle import Provenance, provenance
+from toolkit.bundle import provenance
 from toolkit.errors import UserError
-from toolkit.evaluation import EVALUATION_FILE
-from toolkit.files import atomic_directory, check_writable, sha256
+from toolkit.files import sha256
 from toolkit.lpips import Lpips, lpips_missing
 from toolkit.progress import Tracker, track
 from toolkit.shards import name_within
 from toolkit.side_by_side import ClipScores, SideBySide, kept, markdown, order, summarise
 from toolkit.students import WEIGHTS_FILE, Student
 
-FOLDER = "evaluation"
-MARKDOWN_FILE, WORST_FILE, MEDIAN_FILE = "evaluation.md", "worst.png", "median.png"
-FILES = {EVALUATION_FILE, MARKDOWN_FILE, WORST_FILE, MEDIAN_FILE}
 SMALLEST_SIDE = 11  # SSIM's window
 
 
@@ -65,13 +61,13 @@ def evaluate_run(
     if isinstance(recipe.student, AutoencoderSpec):
         raise UserError(f"{run}: the run trained a teacher and has no student; name a run that distilled one")
     if not isinstance(recipe.data.validation, ClipsSpec):
-        raise UserError(f"{run}: a run of optical flow; its figures are in {run / EVALUATION_FILE}")
+        raise UserError(f"{run}: a run of optical flow; evaluate it with recipes.evaluate_flow")
     student = students.load(run)
     folder = output or run / FOLDER
     spec = _data(recipe.data.validation, data, frames, size)
     found = survey(spec)
     pair = _pair(run, student, found, spec.frames)
-    _check_output(folder)
+    check_folder(folder)
     left_out = lpips_missing(min(file.height for file in found), min(file.width for file in found))
     lpips = Lpips() if left_out is None else None
     total = sum(file.windows for file in found)
@@ -90,16 +86,11 @@ def evaluate_run(
             retention_percent=kept(ours.mean, teacher.mean),
             lpips_left_out=left_out,
             student_sha256=sha256(run / WEIGHTS_FILE),
-            provenance=_provenance(command, run / "recipe.yaml"),
+            provenance=provenance(command, run / "recipe.yaml", "torchmetrics"),
         )
         _write(folder, result, pair, spec)
         progress.update(total + 2)
     return result
-
-
-def _provenance(command: str, recipe: Path) -> Provenance:
-    found = provenance(command, recipe)
-    return found.model_copy(update={"versions": {**found.versions, "torchmetrics": version("torchmetrics")}})
 
 
 def _data(spec: ClipsSpec, data: Path | None, frames: int | None, size: tuple[int, int] | None) -> ClipsSpec:
@@ -149,26 +140,9 @@ def _score(pair: Pair, spec: ClipsSpec, lpips: Lpips | None, progress: Tracker) 
     return clips
 
 
-def _check_output(folder: Path) -> None:
-    """Refuse a folder with other files, which replacing it would lose, or one that cannot be written."""
-    if folder.is_dir():
-        others = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
-        if others or folder.resolve() == Path.cwd():
-            what = f"holds other files ({others[0]})" if others else "is the current directory"
-            raise UserError(f"{folder}: {what} and would be replaced; name a new folder with --output")
-    elif folder.exists():
-        raise UserError(f"{folder}: is a file; name a folder with --output")
-    check_writable(folder.resolve().with_name(f"{folder.resolve().name}.new"))
-
-
 def _write(folder: Path, result: SideBySide, pair: Pair, spec: ClipsSpec) -> None:
-    ranks = order(result.clips)
-    drawn = {ranks[0]: [WORST_FILE]}
-    drawn.setdefault(ranks[(len(ranks) - 1) // 2], []).append(MEDIAN_FILE)
-    _check_output(folder)  # once more: scoring may have taken hours
-    with atomic_directory(folder) as temporary:
-        (temporary / EVALUATION_FILE).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (temporary / MARKDOWN_FILE).write_text(markdown(result), encoding="utf-8")
+    drawn = pictures(order(result.clips))
+    with evaluation_folder(folder, result, markdown(result)) as temporary:
         for number, window in _chosen(spec, set(drawn)):
             strip = Strip([window.video, *pair.decode(window.video)])
             for name in drawn[number]:

@@ -191,22 +191,22 @@ def open_bundle(bundle: Path) -> Manifest:
     return manifest
 
 
-def provenance(command: str, recipe: Path | None = None) -> Provenance:
-    """Time, tools and machine of now."""
+def provenance(command: str, recipe: Path | None = None, *packages: str) -> Provenance:
+    """Time, tools and machine of now; `packages` are further ones that decided what was made."""
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         recipe_sha256=sha256(recipe) if recipe is not None and recipe.is_file() else None,
         git_revision=_git_revision(),
-        versions=versions(),
+        versions=versions(*packages),
         machine=f"{platform.system()} {platform.release()} {platform.machine()}",
     )
 
 
-def versions() -> dict[str, str]:
-    """Versions of Handheld and of the tools that decide what an artifact is."""
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Handheld, of the tools that decide what an artifact is, and of `packages`."""
     found = {"python": platform.python_version()}
-    for name in ("handheld", *VERSIONED):
+    for name in ("handheld", *VERSIONED, *packages):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

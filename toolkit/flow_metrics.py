@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+from pydantic import ConfigDict
 
 from toolkit.schema import StrictModel
 
@@ -22,8 +23,10 @@ class FlowScores(StrictModel):
     """Over a group of `pixels`: the mean end-point error in pixels, and shares of the pixels in per cent.
 
     `fl_percent` have an error above 3 pixels and above 5 % of their displacement; `within_N_percent` one of at most N
-    pixels. An error that is no number counts as infinite.
+    pixels. An error that is no number counts as infinite; infinite values are strings in JSON.
     """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     pixels: int
     epe: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,37 @@ _ERROR_COLOURS = np.array(
     ],
     np.uint8,
 )
+
+
+@dataclass(frozen=True)
+class PairPictures:
+    """A pair's first frame, the truth (black where it is unknown), a flow, and where that is wrong.
+
+    Both flows have the full colour at `radius` pixels.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    flow: np.ndarray
+    error: np.ndarray
+    radius: float
+
+    def rows(self) -> list[list[np.ndarray]]:
+        """Frame and truth, and below them flow and error: what `write_png` takes."""
+        return [[self.image, self.truth], [self.flow, self.error]]
+
+
+def pair_pictures(image1: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor, flow: torch.Tensor) -> PairPictures:
+    """Pictures of `flow` beside `truth`, both `(2, H, W)`, of a first frame `(3, H, W)` uint8."""
+    known = truth.float().masked_fill(~valid, math.nan)
+    radius = flow_radius(known)
+    return PairPictures(
+        image_picture(image1),
+        flow_picture(known, radius),
+        flow_picture(flow, radius),
+        error_picture(flow, truth, valid),
+        radius,
+    )
 
 
 def flow_radius(*flows: torch.Tensor, share: float = 0.99) -> float:

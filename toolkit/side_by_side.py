@@ -67,16 +67,18 @@ class SideBySide(StrictModel):
     provenance: Provenance
 
 
-def bootstrap_interval(values: Sequence[float]) -> Interval | None:
-    """The 95 % percentile bootstrap interval of the mean of `values`, one a clip: 10 000 resamples, seed 0.
+def bootstrap_interval(values: Sequence[float], weights: Sequence[float] | None = None) -> Interval | None:
+    """The 95 % percentile bootstrap interval of the mean of `values`, one a clip or pair: 10 000 resamples, seed 0.
 
-    Clips count as independent. None with fewer than two values, and where one is not finite.
+    With `weights`, all above 0, the mean is the weighted one. Values count as independent. None with fewer than two of
+    them, and where one is not finite.
     """
     if len(values) < 2 or not all(math.isfinite(value) for value in values):
         return None
     random = np.random.default_rng(SEED)
-    array = np.asarray(values, np.float64)
-    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(RESAMPLES)]
+    array, shares = np.asarray(values, np.float64), np.ones(len(values)) if weights is None else np.asarray(weights)
+    draws = (random.integers(len(array), size=len(array)) for _ in range(RESAMPLES))
+    means = [np.average(array[drawn], weights=shares[drawn]) for drawn in draws]
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(low=float(low), high=float(high))
 
@@ -140,7 +142,7 @@ def markdown(result: SideBySide) -> str:
     parts = [
         f"# {result.run}",
         title(result),
-        _markdown_table(columns, rows, 1),
+        markdown_table(columns, rows),
         f"Means over clips; in brackets the 95 % interval by bootstrap over clips ({result.bootstrap[0]} resamples, "
         f"seed {result.bootstrap[1]}), which takes clips as independent.",
         *([result.lpips_left_out] if result.lpips_left_out else []),
@@ -148,7 +150,7 @@ def markdown(result: SideBySide) -> str:
         "The worst clip:\n\n![worst clip](worst.png)",
         "The median clip:\n\n![median clip](median.png)",
         "## Clips",
-        _markdown_table(["file", "from frame", *heads], clips, 1),
+        markdown_table(["file", "from frame", *heads], clips),
         f"{result.provenance.created}, {versions}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -171,7 +173,7 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1f}%"
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
     """A table; the first columns, `words` of them, are left-aligned."""
     rule = ["---" if number < words else "---:" for number in range(len(columns))]
     return "\n".join(

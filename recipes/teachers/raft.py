@@ -62,7 +62,7 @@ def _load(network: nn.Module, name: str, path: Path) -> None:
         cached = cached_weights(name)
         raise UserError(
             f"{path}: no weights of {name} here; where there is a network, run `curl --create-dirs -o {cached} "
-            f"{_WEIGHTS[name].url}`, and copy the file there, or name it in the recipe"
+            f"{_WEIGHTS[name].url}`, and copy the file there; a recipe may name another file"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -15,7 +15,7 @@ from PIL import Image
 import recipes
 from recipes import side_by_side
 from recipes.evaluate import Strip, score
-from recipes.side_by_side import FILES
+from recipes.evaluation_folder import FILES
 from tests.conftest import RecipeWriter, write_clip
 from toolkit import students
 from toolkit.errors import UserError

@@ -51,14 +51,10 @@ def print_evaluation(evaluation: AnyEvaluation) -> None:
 
 def print_flow(evaluation: FlowEvaluation) -> None:
     """Errors of the student, its teacher and methods without training, one row each."""
-    reports = {"student": evaluation.student, "teacher": evaluation.teacher, **evaluation.baselines}
-    columns = ["flow", "EPE px", "Fl %", "within 1 px %", "EPE < 10 px", "EPE 10-40 px", "EPE > 40 px", "EPE occluded"]
-    rows = []
-    for name, report in reports.items():
-        if report is not None and report.all is not None:
-            whole, parts = report.all, (report.s0_10, report.s10_40, report.s40, report.occluded)
-            figures = [whole.epe, whole.fl_percent, whole.within_1_percent, *(part and part.epe for part in parts)]
-            rows.append([name, *("–" if figure is None else f"{figure:.2f}" for figure in figures)])
+    from toolkit.flow_side_by_side import errors_table
+
+    teacher = {} if evaluation.teacher is None else {"teacher": evaluation.teacher}
+    columns, rows = errors_table({"student": evaluation.student, **teacher, **evaluation.baselines})
     print_table(
         f"held-out: {evaluation.pairs} pairs; student of {evaluation.student_params:,} parameters", columns, rows
     )
