@@ -76,9 +76,10 @@ def bootstrap_interval(values: Sequence[float], weights: Sequence[float] | None 
     if len(values) < 2 or not all(math.isfinite(value) for value in values):
         return None
     random = np.random.default_rng(SEED)
-    array, shares = np.asarray(values, np.float64), np.ones(len(values)) if weights is None else np.asarray(weights)
-    draws = (random.integers(len(array), size=len(array)) for _ in range(RESAMPLES))
-    means = [np.average(array[drawn], weights=shares[drawn]) for drawn in draws]
+    shares = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+    weighted = shares * np.asarray(values, np.float64)
+    draws = (random.integers(len(shares), size=len(shares)) for _ in range(RESAMPLES))
+    means = [weighted[drawn].sum() / shares[drawn].sum() for drawn in draws]
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(low=float(low), high=float(high))
 

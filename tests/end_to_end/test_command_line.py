@@ -361,6 +361,7 @@ def test_evaluate_refuses_what_it_cannot_score(
     finished_run: Path, clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "no run directory" in refusal(capsys, 2, "evaluate", tmp_path)
+    assert "--pairs is for optical flow" in refusal(capsys, 2, "evaluate", finished_run, "--pairs", "2")
     assert "--frames" in refusal(capsys, 2, "evaluate", finished_run, "--data", clip_file, "--frames", "99")
     assert "no such video" in refusal(capsys, 2, "evaluate", finished_run, "--data", tmp_path / "absent.mp4")
     unfinished = tmp_path / "unfinished"

@@ -93,6 +93,31 @@ def test_a_recipe_of_flow_ends_in_a_proved_bundle_with_its_figures(
 
 
 @pytest.mark.slow
+def test_a_run_of_flow_is_evaluated(flow_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate = ["evaluate", flow_run, "--pairs", "1", "--output", tmp_path / "out"]
+    assert handheld(*evaluate) == 0
+    shown = capsys.readouterr().out
+    assert "1 pair, 64x64, made-up scenes" in shown
+    assert "dis-medium" in shown
+    assert f"evaluation: {tmp_path / 'out'}" in shown.replace("\n", "")
+    assert handheld(*evaluate, "--data", "motorcycle", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [pair["name"] for pair in printed["pairs"]] == ["motorcycle"]
+
+
+@pytest.mark.slow
+def test_options_of_videos_and_data_of_no_layout_are_refused_for_flow(
+    flow_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--frames and --size are for videos" in refusal(capsys, 2, "evaluate", flow_run, "--frames", "3")
+    assert "--frames and --size are for videos" in refusal(capsys, 2, "evaluate", flow_run, "--size", "64x64")
+    assert "LAYOUT:FOLDER" in refusal(capsys, 2, "evaluate", flow_run, "--data", tmp_path)
+    assert "no such folder" in refusal(capsys, 2, "evaluate", flow_run, "--data", f"kitti:{tmp_path / 'none'}")
+    assert "variant of kitti" in refusal(capsys, 2, "evaluate", flow_run, "--data", f"kitti:{tmp_path}:final")
+
+
+@pytest.mark.slow
 def test_a_run_of_flow_has_no_teacher_to_export_and_no_latents(
     flow_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

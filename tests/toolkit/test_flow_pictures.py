@@ -17,6 +17,7 @@ from toolkit.flow_pictures import (
     flow_radius,
     image_picture,
     overlay_picture,
+    pair_pictures,
     png_bytes,
     wheel_picture,
     write_png,
@@ -98,3 +99,16 @@ def test_pictures_become_a_png_in_rows(tmp_path: Path) -> None:
     write_png(tmp_path / "deep" / "a.png", rows)
     assert (tmp_path / "deep" / "a.png").read_bytes() == png_bytes(rows)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]
+
+
+def test_a_pair_is_drawn_with_one_radius_and_black_without_truth() -> None:
+    image, valid = torch.full((3, 4, 5), 7, dtype=torch.uint8), torch.ones(4, 5, dtype=torch.bool)
+    truth, flow = uniform(3, 0), uniform(6, 0)
+    valid[0], truth[:, 0] = False, 0
+    found = pair_pictures(image, truth, valid, flow)
+    assert found.radius == 3
+    assert (found.truth[0] == 0).all()
+    np.testing.assert_array_equal(found.truth[1:], found.flow[1:])  # longer flow has the same full colour
+    np.testing.assert_array_equal(found.error, error_picture(flow, truth, valid))
+    np.testing.assert_array_equal(found.image, image_picture(image))
+    assert [len(row) for row in found.rows()] == [2, 2]

@@ -72,6 +72,22 @@ def test_the_interval_is_that_of_the_normal_law_where_that_holds() -> None:
     assert interval.high == pytest.approx(values.mean() + half, abs=0.03)
 
 
+def test_weights_count_a_value_as_often_as_they_say() -> None:
+    values = [*np.random.default_rng(1).normal(30, 2, 100)]
+    plain, even = bootstrap_interval(values), bootstrap_interval(values, [3.0] * 100)
+    assert plain is not None
+    assert even is not None
+    assert (even.low, even.high) == pytest.approx((plain.low, plain.high))
+    weights = np.random.default_rng(2).uniform(1, 9, 100)
+    interval = bootstrap_interval(values, list(weights))
+    assert interval is not None
+    mean = np.average(values, weights=weights)
+    shares = weights / weights.sum()
+    half = 1.96 * math.sqrt((shares**2 * (np.array(values) - mean) ** 2).sum())  # of a ratio estimate
+    assert interval.low == pytest.approx(mean - half, abs=0.06)
+    assert interval.high == pytest.approx(mean + half, abs=0.06)
+
+
 @pytest.mark.parametrize("values", [[], [30.0], [30.0, math.inf], [30.0, math.nan]])
 def test_no_interval_without_two_finite_clips(values: list[float]) -> None:
     assert bootstrap_interval(values) is None
