@@ -12,13 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel
 
-from devices import protocol, report_figures, store
+from devices import protocol, report_figures, report_flow, store
 from devices.records import ProfileRecord
 from toolkit import __version__
 from toolkit.bundle import MANIFEST, Manifest, open_bundle
 from toolkit.errors import UserError
-from toolkit.evaluation import Evaluation, read_evaluation
+from toolkit.evaluation import AnyEvaluation, Evaluation, FlowEvaluation, read_evaluation
 from toolkit.files import write_atomic
+from toolkit.flow_side_by_side import errors_table
 from toolkit.schema import StrictModel, read_yaml, validate
 
 
@@ -34,7 +35,7 @@ class Run(StrictModel):
 
     path: Path
     recipe: Header
-    evaluation: Evaluation
+    evaluation: AnyEvaluation
     rows: list[dict[str, float]]
 
     @property
@@ -70,12 +71,10 @@ def report(paths: Sequence[Path], output: Path) -> Path:
     page = environment.get_template("report.html.j2").render(
         title=run.name if run else (sources.bundles[0].name if sources.bundles else "Profile"),
         version=__version__,
-        runs=sources.runs,
+        runs=[_view(run) for run in sources.runs],
         bundles=sources.bundles,
         sessions=sessions,
         tiles=tiles(sources),
-        strips=[report_figures.strips(r.path / "samples.safetensors") for r in sources.runs],
-        training=[Markup(report_figures.training(r.rows)) for r in sources.runs],
         latency=[Markup(report_figures.latency(records)) for records in sessions],
         memory=[Markup(report_figures.memory(records)) for records in sessions],
         speedups=[speedups(records) for records in sessions],
@@ -107,10 +106,8 @@ def read_run(path: Path) -> Run:
         rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the run is not finished; go on with `handheld distill ... --resume`") from error
-    recipe, evaluation = read_yaml(path / "recipe.yaml"), read_evaluation(path)
-    if not isinstance(evaluation, Evaluation):
-        raise UserError(f"{path}: a run of optical flow; the page shows runs of video decoders, and bundles of both")
-    return validate(Run, {"path": path, "recipe": recipe, "evaluation": evaluation, "rows": rows}, str(path))
+    content = {"recipe": read_yaml(path / "recipe.yaml"), "evaluation": read_evaluation(path), "rows": rows}
+    return validate(Run, {"path": path, **content}, str(path))
 
 
 def speedups(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:
@@ -128,13 +125,7 @@ def tiles(sources: Sources) -> list[dict[str, str]]:
     found = []
     for run in sources.runs[:1]:
         scores = run.evaluation
-        if scores.teacher is not None and scores.teacher_params:
-            share = scores.student_params / scores.teacher_params
-            kept = scores.student.psnr_db / scores.teacher.psnr_db
-            found.append({"value": f"{share:.1%}", "label": "of the teacher decoder's parameters"})
-            figures = f"{scores.student.psnr_db:.2f} of {scores.teacher.psnr_db:.2f} dB"
-            note = f"{figures} on {scores.frames} held-out frames"
-            found.append({"value": f"{kept:.1%}", "label": "of the teacher's PSNR", "note": note})
+        found += report_flow.tiles(scores) if isinstance(scores, FlowEvaluation) else _video_tiles(scores)
     for records in _sessions(sources.records)[:1]:
         for entry in speedups(records):
             if entry["runtime"].startswith("ONNX"):
@@ -147,6 +138,41 @@ def tiles(sources: Sources) -> list[dict[str, str]]:
         label = "artifacts proved equal to PyTorch"
         found.append({"value": f"{len(proved)} of {len(manifest.artifacts)}", "label": label, "note": note})
     return found
+
+
+def _view(run: Run) -> dict[str, Any]:
+    """A run and everything that its part of the page shows; `template` lays that out."""
+    samples = run.path / "samples.safetensors"
+    if isinstance(run.evaluation, FlowEvaluation):
+        columns, rows = errors_table(report_flow.methods(run.evaluation))
+        return {
+            "run": run,
+            "template": "flow_run.html.j2",
+            "columns": columns,
+            "rows": rows,
+            "wheel": report_flow.wheel(),
+            "strips": report_flow.strips(samples),
+            "training": Markup(report_flow.training(run.rows)),
+        }
+    return {
+        "run": run,
+        "template": "video_run.html.j2",
+        "strips": report_figures.strips(samples),
+        "training": Markup(report_figures.training(run.rows)),
+    }
+
+
+def _video_tiles(scores: Evaluation) -> list[dict[str, str]]:
+    if scores.teacher is None or not scores.teacher_params:
+        return []
+    share = scores.student_params / scores.teacher_params
+    kept = scores.student.psnr_db / scores.teacher.psnr_db
+    figures = f"{scores.student.psnr_db:.2f} of {scores.teacher.psnr_db:.2f} dB"
+    note = f"{figures} on {scores.frames} held-out frames"
+    return [
+        {"value": f"{share:.1%}", "label": "of the teacher decoder's parameters"},
+        {"value": f"{kept:.1%}", "label": "of the teacher's PSNR", "note": note},
+    ]
 
 
 def _sessions(records: Sequence[ProfileRecord]) -> list[list[ProfileRecord]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.offline
 import torch
@@ -21,6 +23,7 @@ from toolkit.video import to_frames
 
 COLUMNS = ("truth", "teacher", "student")
 COLOURS = {"teacher": "#9aa5b1", "student": "#2f6fed"}
+LOSS_COLOURS = ("#9aa5b1", "#c9822b", "#2a9d6e", "#8a63d2")
 INK, GRID = "#1f2933", "#e4e7eb"
 FRAMES_SHOWN = (0.0, 0.5)
 DETAIL = 96
@@ -37,12 +40,7 @@ class Strip:
 
 def strips(samples: Path) -> list[Strip]:
     """Truth, teacher and student side by side, from a run's sample tensors; empty where the run kept none."""
-    if not samples.is_file():
-        return []
-    try:
-        tensors = load_file(samples)
-    except SafetensorError as error:
-        raise UserError(f"{samples}: damaged ({error}); finish the run again or copy it anew") from error
+    tensors = load_samples(samples)
     found = []
     for clip in range(sum(key.startswith("latent.") for key in tensors)):
         videos = [(name, tensors[f"{name}.{clip}"]) for name in COLUMNS if f"{name}.{clip}" in tensors]
@@ -53,36 +51,55 @@ def strips(samples: Path) -> list[Strip]:
             found.append(
                 Strip(
                     caption=f"held-out clip {clip + 1}, frame {index + 1}",
-                    whole=[(name, _jpeg(frame)) for name, frame in frames],
-                    detail=[(name, _png(frame[:, top : top + DETAIL, left : left + DETAIL])) for name, frame in frames],
+                    whole=[(name, jpeg_uri(_picture(frame))) for name, frame in frames],
+                    detail=[
+                        (name, png_uri(_picture(frame[:, top : top + DETAIL, left : left + DETAIL])))
+                        for name, frame in frames
+                    ],
                 )
             )
     return found
 
 
+def load_samples(samples: Path) -> dict[str, torch.Tensor]:
+    """The tensors that a run kept of held-out data, none where it kept none; raises `UserError` on a damaged file."""
+    if not samples.is_file():
+        return {}
+    try:
+        return load_file(samples)
+    except SafetensorError as error:
+        raise UserError(f"{samples}: damaged ({error}); finish the run again or copy it anew") from error
+
+
 def training(rows: Sequence[dict[str, float]]) -> str:
     """Loss and held-out PSNR over steps."""
-    losses = [r for r in rows if "reconstruction" in r]
-    scores = [r for r in rows if "psnr_db" in r]
+    return curves(rows, {"reconstruction": "reconstruction loss"}, ("psnr_db", "held-out PSNR", "PSNR, dB"))
+
+
+def curves(
+    rows: Sequence[dict[str, float]], losses: Mapping[str, str], score: tuple[str, str, str], from_zero: bool = False
+) -> str:
+    """Losses (key to name) over steps, and on an axis of its own a held-out score (key, name, axis)."""
     figure = go.Figure()
+    for (key, name), colour in zip(losses.items(), itertools.cycle(LOSS_COLOURS)):
+        found = [r for r in rows if key in r]
+        line = {"color": colour, "width": 1.5}
+        figure.add_scatter(x=[r["step"] for r in found], y=[r[key] for r in found], name=name, line=line)
+    key, name, axis = score
+    found = [r for r in rows if key in r]
     figure.add_scatter(
-        x=[r["step"] for r in losses],
-        y=[r["reconstruction"] for r in losses],
-        name="reconstruction loss",
-        line={"color": COLOURS["teacher"], "width": 1.5},
-    )
-    figure.add_scatter(
-        x=[r["step"] for r in scores],
-        y=[r["psnr_db"] for r in scores],
-        name="held-out PSNR",
+        x=[r["step"] for r in found],
+        y=[r[key] for r in found],
+        name=name,
         yaxis="y2",
         mode="lines+markers",
         line={"color": COLOURS["student"], "width": 2},
     )
+    second = {"title": axis, "overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto"}
     figure.update_layout(
         xaxis={"title": "step"},
         yaxis={"title": "loss", "rangemode": "tozero"},
-        yaxis2={"title": "PSNR, dB", "overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto"},
+        yaxis2={**second, "rangemode": "tozero" if from_zero else "normal"},
     )
     return _html(figure, 320)
 
@@ -161,15 +178,22 @@ def _busiest(frame: torch.Tensor) -> tuple[int, int]:
     return row * 8, column * 8
 
 
-def _jpeg(frame: torch.Tensor) -> str:
-    return _data_uri(frame, "JPEG", quality=92)
+def jpeg_uri(picture: np.ndarray) -> str:
+    """A photograph `(H, W, 3)` uint8 as a data URI."""
+    return _data_uri(picture, "JPEG", quality=92)
 
 
-def _png(frame: torch.Tensor) -> str:
-    return _data_uri(frame, "PNG")
+def png_uri(picture: np.ndarray) -> str:
+    """A picture `(H, W, 3)` uint8 as a data URI, exact."""
+    return _data_uri(picture, "PNG")
 
 
-def _data_uri(frame: torch.Tensor, kind: str, **options: int) -> str:
+def _picture(frame: torch.Tensor) -> np.ndarray:
+    """A frame `(3, H, W)` uint8 with its channels last."""
+    return np.asarray(frame.permute(1, 2, 0).contiguous().numpy())
+
+
+def _data_uri(picture: np.ndarray, kind: str, **options: int) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()).save(buffer, format=kind, **options)
+    Image.fromarray(picture).save(buffer, format=kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

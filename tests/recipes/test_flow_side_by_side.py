@@ -120,6 +120,7 @@ def test_what_is_returned_is_what_is_written_with_the_worst_and_the_median_pair(
         assert (drawn[1, WIDTH:] == 0).all()  # the row without truth
 
 
+@pytest.mark.slow
 def test_the_recipes_own_pairs_are_scored_and_fewer_where_fewer_are_asked_for(write_run: RunWriter) -> None:
     run = write_run()
     result = recipes.evaluate_flow(run, pairs=2)
