@@ -39,15 +39,12 @@ def tiles(evaluation: FlowEvaluation) -> list[dict[str, str]]:
     if ours is not None:
         note = f"on {evaluation.pairs} held-out pairs; Fl-all {ours.fl_percent:.1f} %"
         found.append({"value": f"{ours.epe:.2f} px", "label": "mean end-point error", "note": note})
-        for name, label in (
-            ("teacher", "of the teacher's end-point error"),
-            (RIVAL, "of DIS-medium's end-point error"),
-        ):
+        for name, title in (("teacher", "the teacher"), (RIVAL, "DIS-medium")):
             theirs = reports[name].all if name in reports else None
             share = None if theirs is None else retention(ours.epe, theirs.epe)
             if theirs is not None and share is not None:
                 note = f"{ours.epe:.2f} of {theirs.epe:.2f} px; lower is better"
-                found.append({"value": f"{share:.1f}%", "label": label, "note": note})
+                found.append({"value": f"{share:.1f}%", "label": f"of {title}'s end-point error", "note": note})
     found.append({"value": f"{evaluation.student_params / 1e6:.2f} M", "label": "parameters of the student"})
     return found
 
