@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from devices import memory, protocol
-from devices.host_runtimes import RUNTIME_ERRORS, RUNTIMES, Runtime, import_runtime
+from devices.host_runtimes import RUNTIMES, Runtime, import_runtime, runtime_failures
 from devices.records import Device, Latency, ProfileRecord
 from toolkit.bundle import REFERENCE, SAMPLE, Artifact, Manifest, open_bundle, versions
 from toolkit.errors import DeviceError, UserError
@@ -30,7 +30,10 @@ REFERENCE_TOLERANCE = Tolerance(max_share=1e-4)
 
 @dataclass
 class Candidate:
-    """One thing to run, loaded. Its runtime reads `inputs` anew at every call: write other values into them."""
+    """One thing to run, loaded. It reads `inputs` anew at every call: write other values into them.
+
+    A call raises `DeviceError` where the runtime fails.
+    """
 
     bundle: Path
     manifest: Manifest
@@ -42,6 +45,10 @@ class Candidate:
     load_ms: float
     first_ms: float
     parity: Parity
+
+    def __call__(self) -> list[np.ndarray]:
+        with runtime_failures(self.path, self.kind):
+            return self.runtime()
 
 
 def profile_host(
@@ -68,11 +75,12 @@ def profile_host(
         done = len(plans)
         timings = []
         for candidate in candidates:
-            timings.append(protocol.warm_up(candidate.runtime))
+            timings.append(protocol.warm_up(candidate))
             done += 1
             progress.update(done, "warm-up")
-        calls = [candidate.runtime for candidate in candidates]
-        protocol.interleave(calls, timings, iterations, lambda n: progress.update(done + n, f"round {n}/{iterations}"))
+        protocol.interleave(
+            candidates, timings, iterations, lambda n: progress.update(done + n, f"round {n}/{iterations}")
+        )
         return _records(candidates, timings, device, threads, operators, progress, done + iterations)
 
 
@@ -122,12 +130,10 @@ def load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: int
         expected = [sample[info.name] for info in described.outputs]
     loaded: list[Runtime] = []
     import_runtime(kind)
-    try:
+    outputs: list[np.ndarray] = []
+    with runtime_failures(path, kind):
         load_ms = protocol.timed(lambda: loaded.append(RUNTIMES[kind](path, inputs, threads)))
-        outputs: list[np.ndarray] = []
         first_ms = protocol.timed(lambda: outputs.extend(loaded[0]()))
-    except RUNTIME_ERRORS as error:
-        raise DeviceError(f"{path}: {kind} could not run it ({' '.join(str(error).split())[:200]})") from error
     tolerance = REFERENCE_TOLERANCE if target == REFERENCE_TARGET else manifest.artifact(target).parity.tolerance
     parity = compare(Execution(outputs, "executed", loaded[0].name), expected, tolerance)
     if not parity.passed:
@@ -154,7 +160,8 @@ def _records(
         rows = []
         if operators:
             progress.update(done, f"operators of {candidate.target}")
-            rows = candidate.runtime.operators()
+            with runtime_failures(candidate.path, candidate.kind):
+                rows = candidate.runtime.operators()
             done += 1
         records.append(
             ProfileRecord(

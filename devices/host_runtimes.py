@@ -6,7 +6,8 @@ import io
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -163,17 +164,32 @@ class PyTorch:
 
 Loader = Callable[[Path, Sequence[np.ndarray], int], Runtime]
 
-#: What the runtimes raise when they cannot load or run an artifact.
+#: What the runtimes raise when they cannot load or run an artifact; ONNX Runtime's own have no base in common.
 RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
     OSError,
-    *(getattr(onnxruntime_pybind11_state, name) for name in ("Fail", "InvalidArgument", "InvalidGraph")),
-    *(getattr(onnxruntime_pybind11_state, name) for name in ("InvalidProtobuf", "NoSuchFile", "RuntimeException")),
+    IndexError,
+    MemoryError,
+    *(
+        found
+        for found in vars(onnxruntime_pybind11_state).values()
+        if isinstance(found, type) and issubclass(found, Exception)
+    ),
 )
 
 #: Which runtime runs a target on the host, by the target's first word. PyTorch runs `reference`.
 RUNTIMES: dict[str, Loader] = {"onnx": OnnxRuntime, "executorch": ExecuTorch, "reference": PyTorch}
+
+
+@contextmanager
+def runtime_failures(path: Path, kind: str) -> Iterator[None]:
+    """What the runtime `kind` raises in here about the artifact `path` becomes a `DeviceError` of one line."""
+    try:
+        yield
+    except RUNTIME_ERRORS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DeviceError(f"{path}: {kind} could not run it ({reason})") from error
 
 
 def read_onnxruntime_profile(events: list[dict[str, object]]) -> list[OperatorTime]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from devices.flow_tiles import is_large, resized, scaled, tile_count, tiled_flow, unit_range
 from devices.host import REFERENCE_TARGET, available_cores, load, runnable, signature
 from toolkit.bundle import open_bundle
 from toolkit.errors import DeviceError, UserError, unknown_name
@@ -18,6 +22,8 @@ from toolkit.flow_files import read_image, write_flo
 from toolkit.flow_pictures import flow_picture, flow_radius, write_png
 from toolkit.interpolation import halfway
 from toolkit.progress import track
+from toolkit.shards import VIDEO_SUFFIXES
+from toolkit.students.compact_flow_config import CompactFlowConfig
 from toolkit.task import SMALLEST_SIDE
 from toolkit.video import iterate_video, probe
 from toolkit.video_writer import check_video_path, video_writer
@@ -44,28 +50,47 @@ class FlowModel:
         self._loaded = load(bundle, manifest, self.target, paths[self.target], available_cores())
         _, _, height, width = signature(manifest).inputs[0].shape
         self.runtime, self.size = self._loaded.runtime.name, (height, width)
+        self.reach = _reach(manifest.model.config)
 
-    def __call__(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """The flow `(2, H, W)` in pixels from `first` to `second`, both `(3, H, W)` float in [0, 1], of any one size.
+    def __call__(
+        self,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        tiles: bool | None = None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> torch.Tensor:
+        """The flow `(2, H, W)` in pixels from `first` to `second`, both `(3, H, W)`, of any one size.
 
-        They are resized to `size`, and the flow back: x grows by the ratio of widths, y by that of heights. Raises
-        `DeviceError` where the artifact gives values that are no numbers.
+        Images are float in [0, 1] or uint8. They are resized to `size`, and the flow back; with `tiles`, by default of
+        images more than twice as high or wide as `size`, this is then refined tile by tile, and `tick` called after
+        each. Raises `DeviceError` where the runtime or the memory fails, and where the artifact gives values that are
+        no numbers.
         """
+        size = (first.shape[1], first.shape[2])
+        with _within_memory(size):
+            if self.tile_count(size, tiles):
+                return tiled_flow(self._run, first, second, self.size, self.reach, tick)
+            return scaled(self._run(resized(first, self.size), resized(second, self.size)), size)
+
+    def tile_count(self, size: tuple[int, int], tiles: bool | None = None) -> int:
+        """How many tiles are computed for two images of `size` (height, width); 0 where they are only resized."""
+        return tile_count(size, self.size) if (is_large(size, self.size) if tiles is None else tiles) else 0
+
+    def _run(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         for held, image in zip(self._loaded.inputs, (first, second), strict=True):
-            np.copyto(held, _resized(image, self.size).numpy()[None])
-        flow = torch.from_numpy(self._loaded.runtime()[0][0]).float()
+            np.copyto(held, unit_range(image).numpy()[None])
+        flow = torch.from_numpy(self._loaded()[0][0]).float().clone()  # a runtime may give the same memory every time
         if not flow.isfinite().all():
             raise DeviceError(f"{self._loaded.path}: gave flow that is not finite; name another --target")
-        height, width = first.shape[1:]
-        ratios = torch.tensor([width / self.size[1], height / self.size[0]])
-        return _resized(flow, (height, width)) * ratios[:, None, None]
+        return flow
 
 
 @dataclass(frozen=True)
 class FlowResult:
     """What `flow` wrote: sizes are (height, width), lengths in pixels of the images.
 
-    `full_colour` is the length of full saturation in a picture, None of a `.flo` file.
+    `computed_at` is the artifact's size, and `tiles` how many of it were computed, 0 where the images were resized to
+    it. `full_colour` is the length of full saturation in a picture, None of a `.flo` file.
     """
 
     output: Path
@@ -73,6 +98,7 @@ class FlowResult:
     runtime: str
     size: tuple[int, int]
     computed_at: tuple[int, int]
+    tiles: int
     mean_length: float
     longest: float
     full_colour: float | None
@@ -80,34 +106,43 @@ class FlowResult:
 
 @dataclass(frozen=True)
 class Interpolation:
-    """What `interpolate` wrote: `size` is the video's (height, width), `rate` the new frames a second."""
+    """What `interpolate` wrote: `size` is the video's (height, width), `rate` the new frames a second.
+
+    `computed_at` and `tiles` are as in `FlowResult`, of every flow.
+    """
 
     output: Path
     target: str
     runtime: str
     size: tuple[int, int]
     computed_at: tuple[int, int]
+    tiles: int
     frames: int
     rate: float
 
 
-def flow(first: Path, second: Path, bundle: Path, output: Path, target: str | None = None) -> FlowResult:
+def flow(
+    first: Path, second: Path, bundle: Path, output: Path, target: str | None = None, tiles: bool | None = None
+) -> FlowResult:
     """Write the flow from image `first` to image `second`: `.png` as colours, `.flo` as numbers.
 
-    Raises `UserError` on images that cannot be read, of different sizes or below 32 pixels, and on an unknown ending;
-    else as `FlowModel` does.
+    `tiles` is as of `FlowModel`. Raises `UserError` on images that cannot be read, of different sizes or below 32
+    pixels, on an unknown ending, and where the output is one of the images; else as `FlowModel` does.
     """
     suffix = output.suffix.lower()
     if suffix not in WRITERS:
         raise unknown_name("ending of a flow", output.suffix, WRITERS)
-    check_writable(output)
-    images = [_tensor(read_image(path)) for path in (first, second)]
+    _check_output(output, first, second)
+    images = [_tensor(_read(path)) for path in (first, second)]
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     if sizes[0] != sizes[1]:
         raise UserError(f"{second}: is {_text(sizes[1])}, {first} {_text(sizes[0])}; give two images of one size")
     _check_side(first, sizes[0])
     model = FlowModel(bundle, target)
-    found = model(*images)
+    count = model.tile_count(sizes[0], tiles)
+    with track("flow", max(count, 1)) as progress:
+        done = itertools.count(1)
+        found = model(*images, tiles, lambda: progress.update(next(done), "tiles"))
     lengths = torch.linalg.vector_norm(found, dim=0)
     full_colour = WRITERS[suffix](output, found)
     return FlowResult(
@@ -116,20 +151,24 @@ def flow(first: Path, second: Path, bundle: Path, output: Path, target: str | No
         runtime=model.runtime,
         size=sizes[0],
         computed_at=model.size,
+        tiles=count,
         mean_length=float(lengths.mean()),
         longest=float(lengths.max()),
         full_colour=full_colour,
     )
 
 
-def interpolate(video: Path, bundle: Path, output: Path, target: str | None = None) -> Interpolation:
+def interpolate(
+    video: Path, bundle: Path, output: Path, target: str | None = None, tiles: bool | None = None
+) -> Interpolation:
     """Write `video` with a frame made between every two: N frames become 2N - 1, at twice the mean rate, without sound.
 
-    Frames are decoded, made and written one at a time. Raises `UserError` on a file that is no video, has one frame or
-    sides below 32 pixels, and on an unknown ending; else as `FlowModel` does.
+    Frames are decoded, made and written one at a time. `tiles` is as of `FlowModel`. Raises `UserError` on a file that
+    is no video, has one frame or sides below 32 pixels, on an unknown ending, and where the output is the video; else
+    as `FlowModel` does.
     """
     check_video_path(output)
-    check_writable(output)
+    _check_output(output, video)
     info = probe(video)
     size = (info.height, info.width)
     _check_side(video, size)
@@ -140,20 +179,27 @@ def interpolate(video: Path, bundle: Path, output: Path, target: str | None = No
     model = FlowModel(bundle, target)
     rate, written = 2 * info.rate, 0
     with track("interpolate", info.frames) as progress, video_writer(output, size, rate) as append:
-        for number, frame in enumerate(_doubled(iterate_video(video), model)):
+
+        def tick() -> None:
+            progress.update(min((written + 1) // 2, info.frames), "frames of the video")
+
+        for frame in _doubled(iterate_video(video), partial(model, tiles=tiles, tick=tick)):
             append(frame)
-            written = number + 1
-            progress.update(min(number // 2 + 1, info.frames), "frames of the video")
-    return Interpolation(output, model.target, model.runtime, size, model.size, written, float(rate))
+            written += 1
+            tick()
+    count = model.tile_count(size, tiles)
+    return Interpolation(output, model.target, model.runtime, size, model.size, count, written, float(rate))
 
 
-def _doubled(frames: Iterator[np.ndarray], model: FlowModel) -> Iterator[np.ndarray]:
+def _doubled(
+    frames: Iterator[np.ndarray], flow: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> Iterator[np.ndarray]:
     """The frames `(H, W, 3)` uint8 with one made between every two."""
     previous: torch.Tensor | None = None
     for frame in frames:
-        image = _tensor(frame)
+        image = unit_range(_tensor(frame))
         if previous is not None:
-            between = halfway(previous, image, model(previous, image), model(image, previous))
+            between = halfway(previous, image, flow(previous, image), flow(image, previous))
             yield between.mul(255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
         yield frame
         previous = image
@@ -167,16 +213,41 @@ def _first_onnx(bundle: Path, targets: list[str]) -> str:
     return found
 
 
-def _resized(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """`values` `(C, H, W)` at another size, bilinear, and averaged where it is smaller."""
-    if tuple(values.shape[1:]) == size:
-        return values.clone()  # a runtime may give the same memory at every call
-    return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+def _reach(config: dict[str, Any]) -> int:
+    """How many pixels of its images a student searches each way."""
+    fields = {key: value for key, value in config.items() if key in CompactFlowConfig.model_fields}
+    return CompactFlowConfig.model_validate(fields).reach
+
+
+@contextmanager
+def _within_memory(size: tuple[int, int]) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # torch has no class for it
+            raise
+        raise DeviceError(
+            f"images of {_text(size)}: out of memory; close other programs or give smaller ones"
+        ) from error
+
+
+def _read(path: Path) -> np.ndarray:
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        raise UserError(f"{path}: is a video; give two images, or this video alone with --interpolate")
+    return read_image(path)
 
 
 def _tensor(image: np.ndarray) -> torch.Tensor:
-    """An image `(H, W, 3)` uint8 as `(3, H, W)` float in [0, 1]."""
-    return torch.from_numpy(image).permute(2, 0, 1).float().div(255)
+    """An image `(H, W, 3)` as `(3, H, W)`."""
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def _check_output(output: Path, *inputs: Path) -> None:
+    """Find out now, not after the computation, that the output cannot be written, or would replace an input."""
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise UserError(f"{output}: is what is read, and would be overwritten; name another --output")
+    check_writable(output)
 
 
 def _check_side(path: Path, size: tuple[int, int]) -> None:

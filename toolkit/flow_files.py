@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from toolkit.errors import UserError, unknown_name
 from toolkit.files import write_atomic
+from toolkit.quiet import native_stderr_hidden
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -93,12 +94,16 @@ def write_flo(path: Path, flow: np.ndarray) -> None:
 
 def read_kitti_png(path: Path) -> np.ndarray:
     """KITTI's 16-bit PNG: x and y in 1/64 pixels about 2^15, and in the third channel whether they are known."""
-    array = cv2.imdecode(np.frombuffer(_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    data = np.frombuffer(_bytes(path), np.uint8)
+    with native_stderr_hidden():  # libpng would say of a damaged file what the error says
+        array = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if array is None:
         raise UserError(f"{path}: cannot be read as a PNG; copy it again")
     if array.dtype != np.uint16 or array.ndim != 3 or array.shape[2] != 3:
         found = f"{array.dtype.itemsize * 8} bits, {array.shape[2] if array.ndim == 3 else 1} channels"
-        raise UserError(f"{path}: is no KITTI flow: it has {found}, where 16 bits and 3 channels are due")
+        raise UserError(
+            f"{path}: is no KITTI flow: it has {found}, where 16 bits and 3 channels are due; name a flow, no picture"
+        )
     flow = (array[..., :0:-1].astype(np.float32) - KITTI_ZERO) / KITTI_STEP  # OpenCV reads blue first: valid, y, x
     flow[array[..., 0] == 0] = np.nan
     return np.ascontiguousarray(flow.transpose(2, 0, 1))
@@ -123,9 +128,9 @@ def read_pfm(path: Path) -> np.ndarray:
     data = _bytes(path)
     header = _PFM_HEADER.match(data)
     if header is None:
-        raise UserError(f"{path}: is no PFM file: it begins with {data[:16]!r}, not 'PF WIDTH HEIGHT SCALE'")
+        raise UserError(f"{path}: is no PFM file: it begins with {data[:16]!r}, not 'PF WIDTH HEIGHT SCALE'; fetch it again")
     if header[1] != b"PF":
-        raise UserError(f"{path}: has one channel ('Pf'), so it holds a disparity or depth; a flow has three ('PF')")
+        raise UserError(f"{path}: has one channel ('Pf'), a disparity or depth; name a flow, which has three ('PF')")
     width, height, scale = int(header[2]), int(header[3]), float(header[4])
     _check_sides(path, height, width)
     _check_length(path, len(data) - header.end(), height, width, channels=3)
@@ -153,7 +158,7 @@ def read_flo5(path: Path) -> np.ndarray:
     except (OSError, KeyError) as error:
         raise UserError(f"{path}: is no .flo5 file ({error}); copy it again") from error
     if content.ndim != 3 or content.shape[2] != 2:
-        raise UserError(f"{path}: its flow has the shape {content.shape}, where (height, width, 2) is due")
+        raise UserError(f"{path}: its flow has the shape {content.shape}, where (height, width, 2) is due; fetch it again")
     return _planes(content)
 
 
@@ -180,7 +185,10 @@ def _check_file(path: Path) -> None:
 
 def _bytes(path: Path) -> bytes:
     _check_file(path)
-    return path.read_bytes()
+    data = path.read_bytes()
+    if not data:
+        raise UserError(f"{path}: is empty; copy it again")
+    return data
 
 
 def _check_sides(path: Path, height: int, width: int) -> None:

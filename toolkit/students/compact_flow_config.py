@@ -52,6 +52,11 @@ class CompactFlowConfig(StrictModel):
         """The coarsest level's; images are padded to a multiple of it."""
         return 2 ** (self.levels + 1)
 
+    @property
+    def reach(self) -> int:
+        """The longest motion, in pixels of the image each way, that the coarsest level searches."""
+        return self.radius * self.stride
+
 
 _SEQUENTIAL = (128, 128, 96, 64, 32)
 
