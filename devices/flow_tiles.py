@@ -27,6 +27,7 @@ LARGE = 2  # times the artifact's height or width: beyond it, squeezing loses wh
 FACTOR = 2  # of one scale to the next
 #: A vector is trusted up to the first share of the artifact's reach, and not at all from the second on.
 TRUSTED, UNTRUSTED = 0.25, 0.5
+NEARBY = 8  # pixels: the scale before blurs where motions meet, and what it says there is the motion of neither
 FLOOR = 1e-3  # weight of the scale before: it decides where no tile is trusted, and is nothing elsewhere
 
 #: A pixel's flow depends on all of a tile, so that tiles are blended.
@@ -139,6 +140,8 @@ def _displaced(start: Size, expected: torch.Tensor, tile: Size, size: Size) -> t
 def _trust(left: torch.Tensor, reach: float) -> torch.Tensor:
     """From 1 to 0, `(1, h, w)`: whether the motion `left` beside the tile's own is one that the artifact finds."""
     longest = left.abs().amax(dim=0, keepdim=True)  # a search is square
+    for across in ((2 * NEARBY + 1, 1), (1, 2 * NEARBY + 1)):
+        longest = F.max_pool2d(longest, across, stride=1, padding=(across[0] // 2, across[1] // 2))
     return ((UNTRUSTED - longest / reach) / (UNTRUSTED - TRUSTED)).clamp(0, 1)
 
 

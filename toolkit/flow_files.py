@@ -128,7 +128,9 @@ def read_pfm(path: Path) -> np.ndarray:
     data = _bytes(path)
     header = _PFM_HEADER.match(data)
     if header is None:
-        raise UserError(f"{path}: is no PFM file: it begins with {data[:16]!r}, not 'PF WIDTH HEIGHT SCALE'; fetch it again")
+        raise UserError(
+            f"{path}: is no PFM file: it begins with {data[:16]!r}, not 'PF WIDTH HEIGHT SCALE'; fetch it again"
+        )
     if header[1] != b"PF":
         raise UserError(f"{path}: has one channel ('Pf'), a disparity or depth; name a flow, which has three ('PF')")
     width, height, scale = int(header[2]), int(header[3]), float(header[4])
@@ -158,7 +160,9 @@ def read_flo5(path: Path) -> np.ndarray:
     except (OSError, KeyError) as error:
         raise UserError(f"{path}: is no .flo5 file ({error}); copy it again") from error
     if content.ndim != 3 or content.shape[2] != 2:
-        raise UserError(f"{path}: its flow has the shape {content.shape}, where (height, width, 2) is due; fetch it again")
+        raise UserError(
+            f"{path}: its flow has the shape {content.shape}, where (height, width, 2) is due; fetch it again"
+        )
     return _planes(content)
 
 

@@ -46,6 +46,28 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+class Lookup(torch.nn.Module):
+    """Not a network: 20 times the difference of red and of green, from a table that ends at 16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.arange(-16.0, 17.0))
+        self.table: torch.Tensor
+
+    def forward(self, image1: torch.Tensor, image2: torch.Tensor) -> torch.Tensor:
+        places = ((image1[:, :2] - image2[:, :2]) * 20).round().int() + 16
+        return self.table.index_select(0, places.reshape(-1)).reshape(places.shape)
+
+
+@pytest.fixture(scope="module")
+def still_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finds nothing between identical images, and fails in every runtime on a difference above 0.8."""
+    path = tmp_path_factory.mktemp("lookup") / "bundle"
+    source = flow_source("lookup", random_student(), moving_texture(SIZE))
+    export.export(replace(source, module=Lookup().eval()), ["executorch-xnnpack-fp32", "onnx-fp32"], path)
+    return path
+
+
 def keep_targets(bundle: Path, copy: Path, *targets: str) -> Path:
     """A copy of the bundle with only some of its artifacts."""
     shutil.copytree(bundle, copy)
@@ -64,7 +86,7 @@ def pair(folder: Path, size: tuple[int, int] = SIZE) -> tuple[Path, Path]:
     return save(folder / "a.png", (100, 50, 0), size), save(folder / "b.png", (200, 200, 200), size)
 
 
-@pytest.mark.parametrize("size", [SIZE, (128, 288), (33, 48), (64, 97)])
+@pytest.mark.parametrize("size", [SIZE, (128, 192), (33, 48), (64, 97)])
 def test_flow_comes_at_the_images_size_in_their_pixels(bundle: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     result = devices.flow(*pair(tmp_path, size), bundle, tmp_path / "out" / "flow.flo")
     found = read_flo(tmp_path / "out" / "flow.flo")
@@ -75,6 +97,31 @@ def test_flow_comes_at_the_images_size_in_their_pixels(bundle: Path, tmp_path: P
     assert (result.size, result.computed_at, result.full_colour) == (size, SIZE, None)
     assert result.mean_length == pytest.approx(result.longest, rel=1e-3)
     assert result.longest == pytest.approx(np.hypot(x, y), rel=1e-3)
+
+
+def test_images_of_more_than_twice_a_side_are_computed_in_tiles(still_bundle: Path, tmp_path: Path) -> None:
+    shifted = pair(tmp_path, (128, 288))
+    whole = devices.flow(*shifted, still_bundle, tmp_path / "whole.flo", tiles=False)
+    tiled = devices.flow(*shifted, still_bundle, tmp_path / "tiled.flo")
+    assert (whole.tiles, whole.computed_at) == (0, SIZE)
+    assert tiled.tiles == FlowModel(still_bundle).tile_count((128, 288)) > 9
+    small = pair(tmp_path)
+    assert devices.flow(*small, still_bundle, tmp_path / "small.flo").tiles == 0
+    assert devices.flow(*small, still_bundle, tmp_path / "small.flo", tiles=True).tiles == 2
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+@pytest.mark.parametrize("size", [SIZE, (70, 250)])
+def test_identical_frames_rest(still_bundle: Path, tmp_path: Path, size: tuple[int, int], tiles: bool) -> None:
+    assert longest_between_identical_frames(still_bundle, tmp_path, size, tiles) == 0
+
+
+def longest_between_identical_frames(bundle: Path, folder: Path, size: tuple[int, int], tiles: bool) -> float:
+    """The longest vector, in pixels, that a bundle finds between a texture of `size` and itself."""
+    texture = moving_texture(size)[0][0].permute(1, 2, 0).mul(255).byte().numpy()
+    Image.fromarray(texture).save(folder / "frame.png")
+    frame = folder / "frame.png"
+    return devices.flow(frame, frame, bundle, folder / "flow.flo", tiles=tiles).longest
 
 
 def test_each_half_of_an_image_keeps_its_flow(bundle: Path, tmp_path: Path) -> None:
@@ -145,15 +192,67 @@ def test_flow_that_is_not_finite_is_refused(bundle: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "flow.flo").exists()
 
 
+@pytest.mark.parametrize("tiles", [False, True])
+@pytest.mark.parametrize("target", ["onnx-fp32", "executorch-xnnpack-fp32", "reference"])
+def test_a_runtime_that_fails_is_named_and_leaves_no_file(
+    still_bundle: Path, tmp_path: Path, target: str, tiles: bool
+) -> None:
+    images = save(tmp_path / "white.png", (255, 255, 255)), save(tmp_path / "black.png", (0, 0, 0))
+    with pytest.raises(DeviceError, match=r"(model\.\w+|reference\.pt2): \w+ could not run it \(.*\)$"):
+        devices.flow(*images, still_bundle, tmp_path / "flow.flo", target, tiles)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["black.png", "white.png"]
+
+
+def test_a_runtime_that_fails_in_the_middle_of_a_video_leaves_no_file(still_bundle: Path, tmp_path: Path) -> None:
+    with video_writer(tmp_path / "flash.mp4", SIZE, Fraction(10)) as append:
+        for level in (10, 10, 10, 250):
+            append(np.full((*SIZE, 3), level, np.uint8))
+    with pytest.raises(DeviceError, match=r"model\.onnx: onnx could not run it"):
+        devices.interpolate(tmp_path / "flash.mp4", still_bundle, tmp_path / "out.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["flash.mp4"]
+
+
+def test_too_little_memory_is_one_line(still_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devices.optical_flow.scaled", lambda *_: torch.empty(2**60))  # more than any machine has
+    with pytest.raises(DeviceError, match="images of 96 x 64 pixels: out of memory; close other programs or give"):
+        devices.flow(*pair(tmp_path), still_bundle, tmp_path / "flow.flo")
+    assert not (tmp_path / "flow.flo").exists()
+
+
+def test_an_input_is_not_overwritten(bundle: Path, tmp_path: Path) -> None:
+    first, second = pair(tmp_path)
+    (tmp_path / "link.png").symlink_to(second)
+    for output in (first, second, tmp_path / "link.png"):
+        before = output.read_bytes()
+        with pytest.raises(UserError, match=rf"{output.name}: is what is read, and would be overwritten; name another"):
+            devices.flow(first, second, bundle, output)
+        assert output.read_bytes() == before
+    clip = write_clip(tmp_path / "clip.mp4", frames=3)
+    with pytest.raises(UserError, match=r"clip\.mp4: is what is read"):
+        devices.interpolate(clip, bundle, clip)
+
+
+def test_a_folder_as_the_output_is_refused_and_a_missing_folder_made(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.flo").mkdir()
+    with pytest.raises(IsADirectoryError):
+        devices.flow(*pair(tmp_path), bundle, tmp_path / "folder.flo")
+    devices.flow(*pair(tmp_path), bundle, tmp_path / "new" / "deep" / "flow.flo")
+    assert (tmp_path / "new" / "deep" / "flow.flo").is_file()
+
+
 def test_images_that_do_not_fit_are_refused_by_name(bundle: Path, tmp_path: Path) -> None:
     first, second = pair(tmp_path)
     wide = save(tmp_path / "wide.png", (9, 9, 9), (64, 100))
     tiny = save(tmp_path / "tiny.png", (9, 9, 9), (31, 100))
     (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "cut.png").write_bytes(second.read_bytes()[:-40])
+    clip = write_clip(tmp_path / "clip.mp4", frames=2)
     cases = [
         (first, wide, "flow.png", r"wide\.png: is 100 x 64 pixels, .*a\.png 96 x 64 pixels; give two images of one"),
         (tiny, tiny, "flow.png", r"tiny\.png: is 100 x 31 pixels; optical flow takes sides of 32 pixels at least"),
         (first, tmp_path / "text.png", "flow.png", r"text\.png: cannot be read as an image"),
+        (first, tmp_path / "cut.png", "flow.png", r"cut\.png: cannot be read as an image .*; save it or copy it again"),
+        (clip, second, "flow.png", r"clip\.mp4: is a video; give two images, or this video alone with --interpolate"),
         (tmp_path / "none.png", second, "flow.png", r"none\.png: no such file"),
         (first, second, "flow.jpg", r"unknown ending of a flow '\.jpg'.*Known: \.flo, \.png"),
     ]
@@ -185,6 +284,15 @@ def test_a_video_doubles_its_frames_and_its_rate(flow_bundle: Path, tmp_path: Pa
     assert (after[::2] - before).abs().mean() < 4  # its own frames are kept, but for the encoding
 
 
+def test_large_frames_are_computed_in_tiles(still_bundle: Path, tmp_path: Path) -> None:
+    with video_writer(tmp_path / "wide.mp4", (64, 200), Fraction(10)) as append:
+        for _ in range(2):
+            append(np.full((64, 200, 3), 100, np.uint8))
+    tiled = devices.interpolate(tmp_path / "wide.mp4", still_bundle, tmp_path / "out.mp4")
+    assert tiled.tiles == FlowModel(still_bundle).tile_count((64, 200)) > 1
+    assert devices.interpolate(tmp_path / "wide.mp4", still_bundle, tmp_path / "out.mp4", tiles=False).tiles == 0
+
+
 def test_a_frame_between_two_greys_is_between_them(bundle: Path, tmp_path: Path) -> None:
     with video_writer(tmp_path / "greys.mp4", SIZE, Fraction(10)) as append:
         for level in (100, 120, 140):
@@ -201,6 +309,7 @@ def test_videos_that_do_not_fit_are_refused_by_name(bundle: Path, tmp_path: Path
         (write_clip(tmp_path / "one.mp4", frames=1), "out.mp4", r"one\.mp4: has one frame"),
         (write_clip(tmp_path / "tiny.mp4", height=16), "out.mp4", r"tiny\.mp4: is 64 x 16 pixels; optical flow takes"),
         (tmp_path / "text.mp4", "out.mp4", r"text\.mp4: cannot be decoded as a video"),
+        (save(tmp_path / "a.png", (9, 9, 9)), "out.mp4", r"a\.png: has one frame, .*; give a video of two at least"),
         (tmp_path / "none.mp4", "out.mp4", r"none\.mp4: no such video file"),
         (write_clip(tmp_path / "good.mp4", frames=3), "out.gif", r"unknown ending of a video file '\.gif'"),
     ]

@@ -44,6 +44,20 @@ def test_two_images_become_a_picture_or_numbers(
     assert result["longest"] == pytest.approx(lengths.max(), rel=1e-4)
 
 
+def test_tiles_can_be_asked_for_and_are_counted(
+    images: tuple[Path, Path], flow_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["flow", *images, "--model", flow_bundle, "-o", tmp_path / "flow.flo"]
+    assert handheld(*command, "--tiles") == 0
+    captured = capsys.readouterr()
+    assert "in 5 tiles of 96x64" in captured.out
+    assert "flow 5/5 tiles" in captured.err
+    assert handheld(*command, "--tiles", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["tiles"] == 5
+    assert handheld(*command, "--no-tiles", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["tiles"] == 0
+
+
 def test_a_video_is_interpolated(flow_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip, output = write_clip(tmp_path / "clip.mp4", frames=4), tmp_path / "out.mp4"
     assert handheld("flow", clip, "--model", flow_bundle, "-o", output, "--interpolate") == 0
@@ -64,6 +78,10 @@ def test_every_mistake_ends_in_one_line(
     assert "none.png: no such file" in refusal(capsys, 2, "flow", first, tmp_path / "none.png", *model)
     assert "unknown target" in refusal(capsys, 2, "flow", first, second, *model, "--target", "coreml-fp16")
     assert "no bundle" in refusal(capsys, 2, "flow", first, second, "--model", tmp_path, "-o", tmp_path / "f.png")
+    assert "would be overwritten" in refusal(capsys, 2, "flow", first, second, "--model", flow_bundle, "-o", first)
+    (tmp_path / "folder.png").mkdir()
+    folder = ["--model", flow_bundle, "-o", tmp_path / "folder.png"]
+    assert "folder.png: Is a directory" in refusal(capsys, 2, "flow", first, second, *folder)
     inside_file = first / "flow.png"
     assert str(first) in refusal(capsys, 2, "flow", first, second, "--model", flow_bundle, "-o", inside_file)
     assert not (tmp_path / "flow.png").exists()

@@ -85,7 +85,12 @@ def test_pfm_runs_from_the_bottom_row_up_in_either_byte_order(tmp_path: Path) ->
         ("a.flo", b"PIEH\x02\x00", "is cut short: 6 bytes, the header alone has 12"),
         ("a.flo", flo_bytes(FLOW)[:-4], "is cut short: 44 bytes of pixels, where 3 x 2 pixels take 48"),
         ("a.flo", flo_bytes(FLOW) + b"more", "is too long: 52 bytes of pixels"),
-        ("a.flo", struct.pack("<fii", 202021.25, -3, 2), "its header says -3 x 2 pixels"),
+        ("a.flo", struct.pack("<fii", 202021.25, -3, 2), "its header says -3 x 2 pixels; copy it again"),
+        ("a.flo", struct.pack("<fii", 202021.25, 2**31 - 1, 2), "its header says 2147483647 x 2 pixels"),
+        ("a.flo", struct.pack("<fii", 202021.25, 90000, 90000), "is cut short: 0 bytes .* 64800000000; copy it again"),
+        ("a.flo", b"", "is empty; copy it again"),
+        ("a.pfm", b"", "is empty; copy it again"),
+        ("a.png", b"", "is empty; copy it again"),
         ("a.pfm", b"P6\n1 1\n255\n", "is no PFM file"),
         ("a.pfm", b"Pf\n1 1\n-1.0\n" + bytes(4), r"has one channel \('Pf'\)"),
         ("a.pfm", b"PF\n2 1\n-1.0\n" + bytes(12), "is cut short: 12 bytes of pixels, where 2 x 1 pixels take 24"),
@@ -105,6 +110,19 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path, name: str, content: b
 def test_a_missing_file_is_named(tmp_path: Path, ending: str) -> None:
     with pytest.raises(UserError, match=f"a{ending}: no such file"):
         read_flow(tmp_path / f"a{ending}")
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.999])
+def test_a_kitti_file_that_is_cut_short_is_refused_by_name(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], share: float
+) -> None:
+    path = tmp_path / "a.png"
+    write_kitti_png(path, np.random.default_rng(0).normal(0, 20, (2, 40, 60)).astype(np.float32))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match=r"a\.png: cannot be read as a PNG; copy it again"):
+        read_flow(path)
+    assert capfd.readouterr().err == ""  # the error alone says it
 
 
 def test_an_8_bit_picture_is_no_kitti_flow(tmp_path: Path) -> None:
@@ -182,6 +200,25 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.png: cannot be read as an image"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "ppm", "tif"])
+@given(data=st.data())
+def test_a_damaged_image_is_read_or_named(
+    tmp_path_factory: pytest.TempPathFactory, ending: str, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"damaged.{ending}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 4))):
+        content[data.draw(st.integers(0, 200))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    try:
+        found = read_image(path)
+    except UserError as error:
+        assert f"damaged.{ending}: cannot be read as an image" in str(error)
+    else:
+        assert (found.dtype, found.ndim, found.shape[2]) == (np.uint8, 3, 3)
 
 
 def test_numbers_of_unknown_range_are_no_image(tmp_path: Path) -> None:

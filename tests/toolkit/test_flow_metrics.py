@@ -73,6 +73,17 @@ def test_a_truth_that_is_no_number_is_not_counted(unknown: float) -> None:
     assert (report.all.pixels, report.all.epe) == (1, 1)
 
 
+@given(st.integers(0, 1000))
+def test_a_truth_that_is_no_number_is_masked_from_every_figure(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randn(2, 7, 9, generator=generator) * 30
+    wrong = truth + torch.randn(truth.shape, generator=generator) * 3
+    known, visible = (torch.rand(7, 9, generator=generator) < 0.6 for _ in range(2))
+    holed = truth.clone()
+    holed[seed % 2, ~known] = math.nan  # one component is enough
+    assert flow_report(wrong, holed, visible=visible) == flow_report(wrong, truth, known, visible)
+
+
 def test_a_prediction_that_is_no_number_is_infinitely_wrong() -> None:
     report = flow_report(field((math.nan, 0), (0, 0)), field((0, 0), (0, 0)))
     assert report.all is not None
