@@ -24,10 +24,14 @@ Run = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """The flow between two images of the artifact's size."""
 
 LARGE = 2  # times the artifact's height or width: beyond it, squeezing loses what tiles keep
-FACTOR = 2  # of one scale to the next
-#: A vector is trusted up to the first share of the artifact's reach, and not at all from the second on.
+#: Of one scale to the next. A direct step to four times the resolution was worse for what moves by less than 40 pixels.
+FACTOR = 2
+#: A tile's vector is trusted where the scale before leaves up to the first share of the artifact's reach, and not at all
+#: from the second on. Measured on made-up pairs of 1536x2048, with DIS and a half-trained student at 384x512 in the
+#: artifact's place: with 0.5 and 1.0, and more so without a limit, tiles undo what the whole frame had right of long
+#: motions, for at the end of its reach an artifact is wrong more often than not. Windows of a raised cosine in place of
+#: linear ones, less weight for what lands outside of its window, and less trust where motions meet changed nothing.
 TRUSTED, UNTRUSTED = 0.25, 0.5
-NEARBY = 8  # pixels: the scale before blurs where motions meet, and what it says there is the motion of neither
 FLOOR = 1e-3  # weight of the scale before: it decides where no tile is trusted, and is nothing elsewhere
 
 #: A pixel's flow depends on all of a tile, so that tiles are blended.
@@ -140,8 +144,6 @@ def _displaced(start: Size, expected: torch.Tensor, tile: Size, size: Size) -> t
 def _trust(left: torch.Tensor, reach: float) -> torch.Tensor:
     """From 1 to 0, `(1, h, w)`: whether the motion `left` beside the tile's own is one that the artifact finds."""
     longest = left.abs().amax(dim=0, keepdim=True)  # a search is square
-    for across in ((2 * NEARBY + 1, 1), (1, 2 * NEARBY + 1)):
-        longest = F.max_pool2d(longest, across, stride=1, padding=(across[0] // 2, across[1] // 2))
     return ((UNTRUSTED - longest / reach) / (UNTRUSTED - TRUSTED)).clamp(0, 1)
 
 
