@@ -27,6 +27,7 @@ from torch import nn
 
 import recipes
 from benchmarks import results_file
+from benchmarks.bars import Bar, at_least, at_most, print_bars
 from benchmarks.timing import interleaved
 from devices import memory
 from devices.host_runtimes import RUNTIMES
@@ -132,22 +133,19 @@ def train(steps: int, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def bars(rows: list[Row], quality: list[dict[str, Any]]) -> list[tuple[str, float, str, bool]]:
-    """What is asked for: the figure, the bar, whether it holds."""
+def bars(rows: list[Row], quality: list[dict[str, Any]]) -> list[Bar]:
+    """What is asked for."""
     ms = {row.model: row.onnx_ms for row in rows}
     psnr = {row["model"]: row["psnr_db"] for row in quality}
     found = []
     for name, least in FASTER.items():
-        ratio = ms[PUBLISHED] / ms[name]
-        found.append((f"{name}: times as fast as {PUBLISHED}", ratio, f">= {least}", ratio >= least))
+        found.append(at_least(f"{name}: times as fast as {PUBLISHED}", ms[PUBLISHED] / ms[name], least))
         if name in psnr:
-            gap = psnr[PUBLISHED] - psnr[name]
-            found.append((f"{name}: dB below {PUBLISHED}", gap, f"<= {BELOW_DB[name]}", gap <= BELOW_DB[name]))
+            found.append(at_most(f"{name}: dB below {PUBLISHED}", psnr[PUBLISHED] - psnr[name], BELOW_DB[name]))
     for row in rows:
         if row.executorch_ms is not None and row.model in FASTER:
             ratio = row.executorch_ms / row.onnx_ms
-            asked = f"<= {MOST_EXECUTORCH}"
-            found.append((f"{row.model}: ExecuTorch over ONNX Runtime", ratio, asked, ratio <= MOST_EXECUTORCH))
+            found.append(at_most(f"{row.model}: ExecuTorch over ONNX Runtime", ratio, MOST_EXECUTORCH))
     return found
 
 
@@ -168,11 +166,7 @@ def main() -> int:
         ["model", "params M", "MACs G", "ONNX Runtime ms", "ExecuTorch ms", "peak MB", "of the teacher's PSNR"],
         [_cells(row, by_model.get(row.model)) for row in rows],
     )
-    found = bars(rows, quality)
-    print_table(
-        "bars", ["", "found", "asked", ""], [[w, f"{v:.2f}", a, "holds" if h else "FAILS"] for w, v, a, h in found]
-    )
-    return 0 if all(holds for *_, holds in found) else 1
+    return print_bars(bars(rows, quality))
 
 
 def _cells(row: Row, quality: dict[str, Any] | None) -> list[str]:

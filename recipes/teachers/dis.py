@@ -54,11 +54,7 @@ class Farneback:
 
     def flow(self, image1: torch.Tensor, image2: torch.Tensor) -> torch.Tensor:
         """As `FlowTeacher` has it; images of 16x16 at least."""
-        return _one_by_one(
-            image1,
-            image2,
-            lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, 0.5, 3, 15, 3, 5, 1.2, 0),
-        )
+        return _one_by_one(image1, image2, farneback)
 
 
 class Zero:
@@ -84,6 +80,16 @@ def baseline(name: str) -> FlowTeacher:
     return BASELINES[name]()
 
 
+def farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The flow `(H, W, 2)` of `Farneback` between two images of `grey`."""
+    return np.asarray(cv2.calcOpticalFlowFarneback(first, second, None, 0.5, 3, 15, 3, 5, 1.2, 0))
+
+
+def grey(image: torch.Tensor) -> np.ndarray:
+    """An image `(3, H, W)` uint8, RGB, as OpenCV's methods take it: `(H, W)` uint8."""
+    return np.asarray(cv2.cvtColor(image.permute(1, 2, 0).contiguous().cpu().numpy(), cv2.COLOR_RGB2GRAY))
+
+
 def _one_by_one(
     image1: torch.Tensor, image2: torch.Tensor, method: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> torch.Tensor:
@@ -91,10 +97,6 @@ def _one_by_one(
     height, width = image1.shape[-2:]
     if min(height, width) < SMALLEST_SIDE:
         raise UserError(f"images of {height}x{width}: OpenCV's optical flow needs {SMALLEST_SIDE}x{SMALLEST_SIDE}")
-    flows = [method(_grey(first), _grey(second)) for first, second in zip(image1, image2, strict=True)]
+    flows = [method(grey(first), grey(second)) for first, second in zip(image1, image2, strict=True)]
     stacked = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
     return stacked.contiguous().to(image1.device, torch.float32)
-
-
-def _grey(image: torch.Tensor) -> np.ndarray:
-    return np.asarray(cv2.cvtColor(image.permute(1, 2, 0).contiguous().cpu().numpy(), cv2.COLOR_RGB2GRAY))
