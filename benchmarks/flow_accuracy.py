@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def motorcycle() -> PairSet:
 def made_up(spec: HeldOutSceneSpec = SCENES) -> PairSet:
     """The first pairs of the scene's seed."""
     scenes = SyntheticFlow(spec, spec.seed)
-    return PairSet(f"{MADE_UP} {spec.size[0]}x{spec.size[1]}", spec.pairs, scenes.__getitem__)
+    return PairSet(MADE_UP, spec.pairs, scenes.__getitem__)
 
 
 def data_set(given: str, pairs: int | None = None) -> PairSet:
@@ -157,13 +158,13 @@ def _on_set(pairs: PairSet, by_name: Mapping[str, FlowTeacher], pictures: Path |
 
 def print_accuracy(found: Sequence[Measured]) -> None:
     """A table for each set."""
-    ranges = [f"{low:g}-{high:g} px" if high < float("inf") else f"{low:g}+ px" for low, high in RANGES.values()]
-    columns = ["method", "EPE, px", "Fl-all, %", "<= 1 px, %", "<= 3 px, %", "<= 5 px, %"]
-    columns += [f"EPE {group}" for group in (*ranges, "visible", "occluded")] + ["identical frames, px"]
+    ranges = [f"{low:g}-{high:g} px" if math.isfinite(high) else f"{low:g}+ px" for low, high in RANGES.values()]
+    columns = ["method", "EPE", "Fl-all %", "<= 1 px %", "<= 3 px %", "<= 5 px %", *ranges, "visible", "occluded"]
     for name in dict.fromkeys(measured.data for measured in found):
         rows = [measured for measured in found if measured.data == name]
         count = f"{rows[0].pairs} pair{'s' if rows[0].pairs > 1 else ''}"
-        print_table(f"{name}, {count}", columns, [_cells(row) for row in rows])
+        title = f"{name}, {count}: EPE in px, of all pixels, by displacement, visible, occluded; and identical frames"
+        print_table(title, [*columns, "identical"], [_cells(row) for row in rows])
 
 
 def _cells(measured: Measured) -> list[str]:
