@@ -133,8 +133,8 @@ def flow(
     if suffix not in WRITERS:
         raise unknown_name("ending of a flow", output.suffix, WRITERS)
     _check_output(output, first, second)
-    images = [_tensor(_read(path)) for path in (first, second)]
-    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    before, after = (_tensor(_read(path)) for path in (first, second))
+    sizes = [(image.shape[1], image.shape[2]) for image in (before, after)]
     if sizes[0] != sizes[1]:
         raise UserError(f"{second}: is {_text(sizes[1])}, {first} {_text(sizes[0])}; give two images of one size")
     _check_side(first, sizes[0])
@@ -142,7 +142,7 @@ def flow(
     count = model.tile_count(sizes[0], tiles)
     with track("flow", max(count, 1)) as progress:
         done = itertools.count(1)
-        found = model(*images, tiles, lambda: progress.update(next(done), "tiles"))
+        found = model(before, after, tiles, lambda: progress.update(next(done), "tiles"))
     lengths = torch.linalg.vector_norm(found, dim=0)
     full_colour = WRITERS[suffix](output, found)
     return FlowResult(
