@@ -226,7 +226,7 @@ def _cells(row: Row, raft_ms: float) -> list[str]:
         _text(row.macs, 1e-9, ".2f"),
         _text(row.onnx_ms, 1, ".0f"),
         _text(row.executorch_ms, 1, ".0f"),
-        _text(row.opencv_ms, 1, ".0f"),
+        _text(row.opencv_ms, 1, ".1f"),
         f"{raft_ms / row.ms:.1f}x",
         "–" if row.delegated_share is None else f"{row.delegated_share:.1%}",
         _text(row.training_step_ms, 1, ".0f"),
