@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from devices.flow_tiles import is_large, resized, scaled, tile_count, tiled_flow, unit_range
 from devices.host import REFERENCE_TARGET, available_cores, load, runnable, signature
@@ -28,6 +29,7 @@ from toolkit.task import SMALLEST_SIDE
 from toolkit.video import iterate_video, probe
 from toolkit.video_writer import check_video_path, video_writer
 
+USUAL_REACH = 64  # pixels that a network is taken to search each way where its configuration does not say
 SMALLEST_RADIUS = 1.0  # pixels: below it a picture would show the noise of two equal images
 
 
@@ -133,16 +135,14 @@ def flow(
     if suffix not in WRITERS:
         raise unknown_name("ending of a flow", output.suffix, WRITERS)
     _check_output(output, first, second)
-    before, after = (_tensor(_read(path)) for path in (first, second))
-    sizes = [(image.shape[1], image.shape[2]) for image in (before, after)]
+    images = _tensor(_read(first)), _tensor(_read(second))
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
     if sizes[0] != sizes[1]:
         raise UserError(f"{second}: is {_text(sizes[1])}, {first} {_text(sizes[0])}; give two images of one size")
     _check_side(first, sizes[0])
     model = FlowModel(bundle, target)
     count = model.tile_count(sizes[0], tiles)
-    with track("flow", max(count, 1)) as progress:
-        done = itertools.count(1)
-        found = model(before, after, tiles, lambda: progress.update(next(done), "tiles"))
+    found = _tracked(model, images, count) if count else model(*images, tiles=False)
     lengths = torch.linalg.vector_norm(found, dim=0)
     full_colour = WRITERS[suffix](output, found)
     return FlowResult(
@@ -205,6 +205,12 @@ def _doubled(
         previous = image
 
 
+def _tracked(model: FlowModel, images: tuple[torch.Tensor, torch.Tensor], tiles: int) -> torch.Tensor:
+    done = itertools.count(1)
+    with track("flow", tiles) as progress:
+        return model(*images, tiles=True, tick=lambda: progress.update(next(done), "tiles"))
+
+
 def _first_onnx(bundle: Path, targets: list[str]) -> str:
     found = next((name for name in targets if name.startswith("onnx")), None)
     if found is None:
@@ -216,7 +222,10 @@ def _first_onnx(bundle: Path, targets: list[str]) -> str:
 def _reach(config: dict[str, Any]) -> int:
     """How many pixels of its images a student searches each way."""
     fields = {key: value for key, value in config.items() if key in CompactFlowConfig.model_fields}
-    return CompactFlowConfig.model_validate(fields).reach
+    try:
+        return CompactFlowConfig.model_validate(fields).reach
+    except ValidationError:  # another kind of student
+        return USUAL_REACH
 
 
 @contextmanager
