@@ -41,7 +41,7 @@ def test_the_embedded_student_was_made_by_its_catalogued_recipe() -> None:
 
 def test_the_embedded_student_is_small() -> None:
     assert (RUN / "student.safetensors").stat().st_size <= 5e6
-    assert sum(path.stat().st_size for path in RUN.iterdir()) <= 5e6
+    assert sum(path.stat().st_size for path in RUN.iterdir()) <= 6.5e6
 
 
 def test_it_is_far_better_than_farneback_on_a_real_pair(student: FlowStudent) -> None:
