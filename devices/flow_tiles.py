@@ -24,11 +24,12 @@ Run = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """The flow between two images of the artifact's size."""
 
 LARGE = 2  # times the artifact's height or width: beyond it, squeezing loses what tiles keep
-#: Of one scale to the next: on made-up pairs with long motions a direct step to four times the resolution was worse.
+# On made-up pairs of four times the artifact's sides, tiles keep detail that squeezing loses; pixels that the second
+# image hides get worse, for a tile sees less around them.
+#: Of one scale to the next. A direct step to full resolution was as good on some pairs, worse on those that move far.
 FACTOR = 2
 #: A tile's vector is trusted where the scale before leaves up to the first share of the artifact's reach, and not at
-#: all from the second on. With twice these shares tiles undid what the whole frame had right: near the end of its reach
-#: an artifact is wrong too often.
+#: all from the second on. Twice these shares were worse: near the end of its reach an artifact is wrong too often.
 TRUSTED, UNTRUSTED = 0.25, 0.5
 FLOOR = 1e-3  # weight of the scale before: it decides where no tile is trusted, and is nothing elsewhere
 
