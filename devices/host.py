@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from devices import memory, protocol
+from devices import memory, protocol, sessions
 from devices.host_runtimes import RUNTIMES, Runtime, import_runtime, runtime_failures
-from devices.records import Device, Latency, ProfileRecord
-from toolkit.bundle import REFERENCE, SAMPLE, Artifact, Manifest, open_bundle, versions
+from devices.records import Device, OperatorTime, ProfileRecord
+from devices.requests import Request
+from devices.sessions import Session
+from toolkit.bundle import REFERENCE, SAMPLE, Artifact, Manifest, open_bundle
 from toolkit.errors import DeviceError, UserError
-from toolkit.files import sha256, size_bytes
 from toolkit.parity import Execution, Parity, Tolerance, compare
 from toolkit.progress import Tracker, track
 
@@ -50,38 +50,125 @@ class Candidate:
         with runtime_failures(self.path, self.kind):
             return self.runtime()
 
+    def operators(self) -> list[OperatorTime]:
+        """As the runtime has it; raises `DeviceError` where it fails."""
+        with runtime_failures(self.path, self.kind):
+            return self.runtime.operators()
 
-def profile_host(
-    bundles: Sequence[Path], *, iterations: int = 20, threads: int | None = None, operators: bool = True
-) -> list[ProfileRecord]:
+    def loaded(self, number: int, warmup_ms: list[float]) -> sessions.Loaded:
+        """What a session notes of it."""
+        return sessions.Loaded(
+            candidate=number,
+            runtime=self.runtime.name,
+            load_ms=self.load_ms,
+            first_ms=self.first_ms,
+            warmup_ms=warmup_ms,
+            parity=self.parity,
+        )
+
+
+def profile_host(bundles: Sequence[Path], request: Request) -> list[ProfileRecord]:
     """Time every artifact of `bundles` that this host can run, and each bundle's PyTorch reference.
 
     Raises `CheckFailed` on a changed bundle, `DeviceError` where a runtime fails or an output is wrong.
     """
-    if iterations < 1:
-        raise UserError(f"--iterations {iterations}: at least 1")
-    threads = threads or available_cores()
+    threads = request.threads or available_cores()
     if threads > available_cores():
         raise UserError(f"--threads {threads}: this machine has {available_cores()} cores; more threads only wait")
-    device = describe_host()
     manifests = [(bundle, open_bundle(bundle)) for bundle in bundles]
-    plans = [(b, m, target, path) for b, m in manifests for target, path in runnable(b, m)]
-    total = len(plans) * (3 + int(operators)) + iterations
-    with track("profile", total) as progress:
-        candidates = []
-        for number, (bundle, manifest, target, path) in enumerate(plans):
-            progress.update(number, f"load {target} of {manifest.model.role}")
-            candidates.append(load(bundle, manifest, target, path, threads))
-        done = len(plans)
-        timings = []
-        for candidate in candidates:
-            timings.append(protocol.warm_up(candidate))
-            done += 1
-            progress.update(done, "warm-up")
-        protocol.interleave(
-            candidates, timings, iterations, lambda n: progress.update(done + n, f"round {n}/{iterations}")
+    files = [(b, m, target, path) for b, m in manifests for target, path in runnable(b, m)]
+    plan = sessions.plan(describe_host(), [file[1:] for file in files], threads, request.schedule)
+    with request.journal.session(plan, request.resume) as session, pinned(threads):
+        total = len(files) * (3 + int(request.schedule.operators)) + request.schedule.rounds
+        with track("profile", total) as progress:
+            _Run(session, files, threads, progress)()
+        return session.records()
+
+
+class _Run:
+    """What is left of a session: a resumed one loads and warms up anew, for it runs in another process."""
+
+    def __init__(
+        self,
+        session: Session,
+        files: Sequence[tuple[Path, Manifest, str, Path]],
+        threads: int,
+        progress: Tracker,
+    ) -> None:
+        self.session, self.files, self.threads, self.progress = session, files, threads, progress
+        self.candidates: list[Candidate] = []
+        self.done = 0
+
+    def __call__(self) -> None:
+        rounds = self.session.left()
+        if rounds:
+            self._load()
+        self._step("rounds", self.session.rounds_done)
+        for repeat, first, count in rounds:
+            self._measure(repeat, first, count)
+        self._memory()
+        if self.session.plan.schedule.operators:
+            self._operators()
+        self.progress.update(self.progress.total, "done")
+
+    def _step(self, what: str, steps: int = 1) -> None:
+        self.done += steps
+        self.progress.update(self.done, what)
+
+    def _load(self) -> None:
+        for bundle, manifest, target, path in self.files:
+            self._step(f"load {target} of {manifest.model.role}")
+            self.candidates.append(load(bundle, manifest, target, path, self.threads))
+        for number, candidate in enumerate(self.candidates):
+            self._step(f"warm up {candidate.target}")
+            self.session.add(candidate.loaded(number, protocol.warm_up(candidate)))
+
+    def _measure(self, repeat: int, first: int, rounds: int) -> None:
+        waited, cooled = 0.0, True
+        if repeat:
+            waited, cooled = protocol.cool_down(temperature, self.session.plan.device.temperature_c)
+        self.session.add(
+            sessions.Began(
+                repeat=repeat,
+                started=sessions.now(),
+                waited_s=waited,
+                cooled=cooled,
+                temperature_c=temperature(),
+                clock_mhz=clock_mhz(),
+            )
         )
-        return _records(candidates, timings, device, threads, operators, progress, done + iterations)
+        for times in protocol.interleaved(self.candidates, first, rounds):
+            self.session.add(sessions.Round(times_ms=list(times)))
+            self._step(f"round {self.session.rounds_done}/{self.session.plan.schedule.rounds}")
+
+    def _memory(self) -> None:
+        for number, (bundle, manifest, target, path) in enumerate(self.files):
+            self._step(f"memory of {target}")
+            if self.session.of(sessions.MemoryFound, number) is None:
+                inputs = [info.name for info in signature(manifest).inputs]
+                peak = memory.measure(target.split("-")[0], path, bundle / SAMPLE, inputs, self.threads)
+                self.session.add(sessions.MemoryFound(candidate=number, memory=peak))
+
+    def _operators(self) -> None:
+        for number, file in enumerate(self.files):
+            self._step(f"operators of {file[2]}")
+            if self.session.of(sessions.OperatorsFound, number) is None:
+                loaded = self.candidates[number] if self.candidates else load(*file, self.threads)
+                self.session.add(sessions.OperatorsFound(candidate=number, operators=loaded.operators()))
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Keep this process to as many processors as it has threads, where the system allows it."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:threads])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def available_cores() -> int:
@@ -91,9 +178,6 @@ def available_cores() -> int:
 
 def describe_host() -> Device:
     """This machine, as far as it tells."""
-    clock = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
-    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
-    temperatures = [reading.current for readings in sensors.values() for reading in readings]
     return Device(
         kind="host",
         name=platform.node(),
@@ -101,10 +185,22 @@ def describe_host() -> Device:
         system=f"{platform.system()} {platform.release()}",
         cores=available_cores(),
         memory_bytes=psutil.virtual_memory().total,
-        clock_mhz=round(clock.current, 1) if clock else None,
-        temperature_c=max(temperatures) if temperatures else None,
+        clock_mhz=clock_mhz(),
+        temperature_c=temperature(),
         others_share=psutil.cpu_percent(interval=IDLE_SECOND) / 100,
     )
+
+
+def temperature() -> float | None:
+    """The hottest sensor of this machine, in degrees Celsius; None where it has none."""
+    sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    return max((reading.current for readings in sensors.values() for reading in readings), default=None)
+
+
+def clock_mhz() -> float | None:
+    """The processors' mean clock at this moment; None where the system does not tell."""
+    clock = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return round(clock.current, 1) if clock else None
 
 
 def signature(manifest: Manifest) -> Artifact:
@@ -139,59 +235,6 @@ def load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: int
     if not parity.passed:
         raise DeviceError(f"{path}: wrong output on this machine ({parity}); it was not used")
     return Candidate(bundle, manifest, target, path, kind, loaded[0], inputs, load_ms, first_ms, parity)
-
-
-def _records(
-    candidates: list[Candidate],
-    timings: list[protocol.Timing],
-    device: Device,
-    threads: int,
-    operators: bool,
-    progress: Tracker,
-    done: int,
-) -> list[ProfileRecord]:
-    session, created = uuid.uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds")
-    records = []
-    for candidate, timing in zip(candidates, timings, strict=True):
-        progress.update(done, f"memory of {candidate.target}")
-        inputs = [info.name for info in signature(candidate.manifest).inputs]
-        peak = memory.measure(candidate.kind, candidate.path, candidate.bundle / SAMPLE, inputs, threads)
-        done += 1
-        rows = []
-        if operators:
-            progress.update(done, f"operators of {candidate.target}")
-            with runtime_failures(candidate.path, candidate.kind):
-                rows = candidate.runtime.operators()
-            done += 1
-        records.append(
-            ProfileRecord(
-                protocol_version=protocol.VERSION,
-                session=session,
-                created=created,
-                bundle=candidate.manifest.name,
-                role=candidate.manifest.model.role,
-                target=candidate.target,
-                artifact_sha256=sha256(candidate.path),
-                artifact_bytes=size_bytes(candidate.path),
-                device=device,
-                runtime=candidate.runtime.name,
-                threads=threads,
-                versions=versions(),
-                obtained="measured",
-                latency=Latency(
-                    load_ms=candidate.load_ms,
-                    first_ms=candidate.first_ms,
-                    warmup_ms=timing.warmup_ms,
-                    steady=timing.steady,
-                    iterations_ms=timing.iterations_ms,
-                ),
-                memory=peak,
-                operators=rows,
-                parity=candidate.parity,
-            )
-        )
-    progress.update(done, "done")
-    return records
 
 
 def processor() -> str:

@@ -3,35 +3,48 @@
 1. Parity: a candidate whose output on the bundle's sample is wrong is not timed.
 2. Load and first inference, once each, timed apart.
 3. Warm-up until steady: the last `WINDOW` calls differ by at most `SPREAD` of their median, or `WARMUP_LIMIT` calls.
-4. Iterations interleaved: every round calls every candidate once, and each round starts with another one, so that
-   a change of the machine's speed touches all alike.
+4. Repeats of rounds. A round calls every candidate once, and each round starts with another one, so that a change of
+   the machine's speed touches all alike. Before every repeat but the first the device cools: until it is within
+   `COOLED_C` of its temperature at the start, `COOLING_LIMIT_S` at most; where it does not tell it, for `PAUSE_S`.
 5. Memory in a pass of its own, in a fresh process for each candidate.
 6. Operators in a pass of their own, since profiling slows what it measures.
+
+Every time is kept, outliers included. Every finished round is in the store before the next one begins.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 
-VERSION = 1
+from pydantic import Field
+
+from toolkit.schema import StrictModel
+
+VERSION = 2
 WINDOW = 3
 SPREAD = 0.10
 WARMUP_LIMIT = 12
+COOLED_C = 2.0
+COOLING_LIMIT_S = 120.0
+COOLING_STEP_S = 1.0
+PAUSE_S = 1.0
 
 Clock = Callable[[], float]
 Call = Callable[[], object]
 
 
-@dataclass
-class Timing:
-    """What one candidate's calls took, in ms."""
+class Schedule(StrictModel):
+    """How much is measured: `repeats` times `iterations` rounds, and which passes follow."""
 
-    warmup_ms: list[float] = field(default_factory=list)
-    steady: bool = False
-    iterations_ms: list[float] = field(default_factory=list)
+    repeats: int = Field(default=3, ge=1)
+    iterations: int = Field(default=10, ge=1)
+    operators: bool = True
+
+    @property
+    def rounds(self) -> int:
+        return self.repeats * self.iterations
 
 
 def timed(call: Call, clock: Clock = time.perf_counter) -> float:
@@ -49,25 +62,45 @@ def is_steady(times_ms: Sequence[float]) -> bool:
     return (max(last) - min(last)) <= SPREAD * statistics.median(last)
 
 
-def warm_up(call: Call, clock: Clock = time.perf_counter) -> Timing:
-    """Call until steady or until the limit."""
-    timing = Timing()
-    while len(timing.warmup_ms) < WARMUP_LIMIT and not timing.steady:
-        timing.warmup_ms.append(timed(call, clock))
-        timing.steady = is_steady(timing.warmup_ms)
-    return timing
+def warm_up(call: Call, clock: Clock = time.perf_counter) -> list[float]:
+    """Call until steady or until the limit; the milliseconds of every call."""
+    times: list[float] = []
+    while len(times) < WARMUP_LIMIT and not is_steady(times):
+        times.append(timed(call, clock))
+    return times
 
 
-def interleave(
-    calls: Sequence[Call],
-    timings: Sequence[Timing],
-    iterations: int,
-    tick: Callable[[int], None] = lambda _done: None,
-    clock: Clock = time.perf_counter,
-) -> None:
-    """Add `iterations` times to each timing: one call of each a round, each round starting one further on."""
-    for number in range(iterations):
+def interleaved(
+    calls: Sequence[Call], first: int, rounds: int, clock: Clock = time.perf_counter
+) -> Iterator[list[float]]:
+    """The milliseconds of each call in each of `rounds` rounds, number `first` and on.
+
+    Round n starts with call n, counted around, so that none always follows the same one.
+    """
+    for number in range(first, first + rounds):
+        times = [0.0] * len(calls)
         for offset in range(len(calls)):
             index = (number + offset) % len(calls)
-            timings[index].iterations_ms.append(timed(calls[index], clock))
-        tick(number + 1)
+            times[index] = timed(calls[index], clock)
+        yield times
+
+
+def cool_down(
+    temperature: Callable[[], float | None],
+    start: float | None,
+    clock: Clock = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[float, bool]:
+    """Wait as step 4 of the protocol says; the seconds waited, and whether the device cooled in time.
+
+    `temperature` gives degrees Celsius, or None where they are not known; `start` are those at the session's start.
+    """
+    began = clock()
+    if start is None or temperature() is None:
+        sleep(PAUSE_S)
+        return clock() - began, True
+    while (now := temperature()) is not None and now > start + COOLED_C:
+        if clock() - began >= COOLING_LIMIT_S:
+            return clock() - began, False
+        sleep(COOLING_STEP_S)
+    return clock() - began, True

@@ -7,45 +7,92 @@ from typing import Any, Literal
 
 import numpy as np
 
+from devices.intervals import percentile_interval
 from toolkit.parity import Parity
 from toolkit.schema import StrictModel
+from toolkit.side_by_side import Interval
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 BUSY_SHARE = 0.15
 
 Obtained = Literal["measured", "planned", "estimated", "emulated"]
+DeviceKind = Literal["host", "android", "apple", "browser"]
+
+
+def upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A record's JSON as this release holds it, of one of any release. Records of today's are given back as they are.
+
+    Version 1 had one repeat, whose start it did not note apart from the session's.
+    """
+    if content.get("record_version") != 1:
+        return content
+    latency = dict(content["latency"])
+    times = latency.pop("iterations_ms")
+    latency["repeats"] = [{"iterations_ms": times, "started": content["created"]}]
+    return {**content, "record_version": RECORD_VERSION, "latency": latency}
 
 
 class Device(StrictModel):
     """Where a record was made. Unknown facts are None, never guessed.
 
-    `others_share` is the share of all processors that was busy during a second before the session in which Handheld
-    itself was idle: what other programs took.
+    `kind` says by what way it was reached; `emulated`, whether other hardware played it. `others_share` is the share of
+    all processors that was busy during a second before the session in which Handheld itself was idle: what other
+    programs took. `clock_mode` is `fixed` where the device held its clocks for the session. `details` are further facts
+    of one kind of device, by name.
     """
 
-    kind: Literal["host"]
+    kind: DeviceKind
     name: str
     model: str
     system: str
-    cores: int
-    memory_bytes: int
+    cores: int | None
+    memory_bytes: int | None
     clock_mhz: float | None
     temperature_c: float | None
     others_share: float | None
+    clock_mode: Literal["free", "fixed"] | None = None
+    charging: bool | None = None
     emulated: bool = False
+    details: dict[str, str] = {}
+
+
+class Repeat(StrictModel):
+    """Rounds without a pause between them: a time for each, in ms, outliers included.
+
+    Before them `waited_s` seconds passed for the device to cool; `cooled` is False where the limit of that wait ended
+    it. Temperature and clock are those at its start.
+    """
+
+    iterations_ms: list[float]
+    started: str
+    waited_s: float = 0.0
+    cooled: bool = True
+    temperature_c: float | None = None
+    clock_mhz: float | None = None
 
 
 class Latency(StrictModel):
-    """Milliseconds. `warmup_ms` and `iterations_ms` are kept whole, outliers included."""
+    """Milliseconds. `warmup_ms` and the times of `repeats` are kept whole, outliers included."""
 
     load_ms: float
     first_ms: float
     warmup_ms: list[float]
     steady: bool
-    iterations_ms: list[float]
+    repeats: list[Repeat]
+
+    @property
+    def iterations_ms(self) -> list[float]:
+        return [time for repeat in self.repeats for time in repeat.iterations_ms]
 
     def percentile(self, share: float) -> float:
         return float(np.percentile(self.iterations_ms, share))
+
+    def interval(self, share: float) -> Interval | None:
+        """Between which values a percentile lies: 95 %, by bootstrap over repeats and over the times in them.
+
+        None with fewer than two times.
+        """
+        return percentile_interval([repeat.iterations_ms for repeat in self.repeats], share)
 
     @property
     def p50(self) -> float:
@@ -91,7 +138,10 @@ class OperatorTime(StrictModel):
 
 
 class ProfileRecord(StrictModel):
-    """One candidate, one device, one session. Records of one `session` were interleaved and may be set in ratio."""
+    """One candidate, one device, one session. Records of one `session` were interleaved and may be set in ratio.
+
+    `interruptions` counts how often the session was stopped and resumed; what it had measured was kept.
+    """
 
     record_version: int = RECORD_VERSION
     protocol_version: int
@@ -111,6 +161,7 @@ class ProfileRecord(StrictModel):
     memory: Memory | None
     operators: list[OperatorTime]
     parity: Parity
+    interruptions: int = 0
 
     @property
     def busy(self) -> bool:

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from platformdirs import user_data_path
 from pydantic import ValidationError
-from sqlalchemy import JSON, Engine, String, create_engine, make_url, select
+from sqlalchemy import Engine, create_engine, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
-from devices.records import ProfileRecord
+from devices.records import ProfileRecord, upgraded
+from devices.tables import ProfileRow
 from toolkit.errors import UserError
 from toolkit.files import write_atomic
 
-
-class _Base(DeclarativeBase):
-    pass
-
-
-class _Row(_Base):
-    __tablename__ = "profiles"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    created: Mapped[str] = mapped_column(String(40), index=True)
-    session: Mapped[str] = mapped_column(String(32), index=True)
-    bundle: Mapped[str] = mapped_column(String(200), index=True)
-    target: Mapped[str] = mapped_column(String(80), index=True)
-    device: Mapped[str] = mapped_column(String(200), index=True)
-    artifact_sha256: Mapped[str] = mapped_column(String(64))
-    p50_ms: Mapped[float]
-    record: Mapped[dict[str, object]] = mapped_column(JSON)
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def default_url() -> str:
@@ -48,35 +39,36 @@ def check_writable(url: str | None = None) -> None:
 def add(records: Sequence[ProfileRecord], url: str | None = None) -> str:
     """Keep records, all or none; returns the store's URL. Raises `UserError` where the store cannot be written."""
     url = url or default_url()
-    engine = _open(url)
-    try:
-        _Base.metadata.create_all(engine)
-        with Session(engine) as session, session.begin():
-            session.add_all(_row(record) for record in records)
-    except SQLAlchemyError as error:
-        raise _unusable(url, error) from error
-    finally:
-        engine.dispose()
+    with opened(url) as engine, Session(engine) as session, session.begin():
+        session.add_all(row_of(record) for record in records)
     return url
 
 
 def load(url: str | None = None, bundle: str | None = None) -> list[ProfileRecord]:
     """Records in the order in which they were made, of one bundle's name if given."""
     url = url or default_url()
-    engine = _open(url)
-    query = select(_Row).order_by(_Row.id)
+    query = select(ProfileRow).order_by(ProfileRow.id)
     if bundle is not None:
-        query = query.where(_Row.bundle == bundle)
+        query = query.where(ProfileRow.bundle == bundle)
+    with opened(url) as engine, Session(engine) as session:
+        rows = [row.record for row in session.scalars(query)]
     try:
-        _Base.metadata.create_all(engine)
-        with Session(engine) as session:
-            return [ProfileRecord.model_validate(row.record) for row in session.scalars(query)]
-    except SQLAlchemyError as error:
-        raise _unusable(url, error) from error
+        return [ProfileRecord.model_validate(upgraded(row)) for row in rows]
     except ValidationError as error:
         raise UserError(
-            f"profile store {shown(url)}: holds records of another release; name another one with --store"
+            f"profile store {shown(url)}: holds records of a later release; name another one with --store"
         ) from error
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    """The store's engine, its tables brought up to date. Raises `UserError` where it cannot be used."""
+    engine = _engine(url)
+    try:
+        _migrate(engine)
+        yield engine
+    except (SQLAlchemyError, CommandError) as error:
+        raise _unusable(url, error) from error
     finally:
         engine.dispose()
 
@@ -99,12 +91,12 @@ def read_json(path: Path) -> list[ProfileRecord]:
     if not path.is_file():
         raise UserError(f"{path}: no such file of profile records; make one with `handheld profile --json FILE`")
     try:
-        return [ProfileRecord.model_validate(item) for item in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, ValidationError) as error:
+        return [ProfileRecord.model_validate(upgraded(item)) for item in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, AttributeError, KeyError, ValidationError) as error:
         raise UserError(f"{path}: not a file of profile records") from error
 
 
-def _open(url: str) -> Engine:
+def _engine(url: str) -> Engine:
     try:
         engine = create_engine(url)
     except (SQLAlchemyError, ModuleNotFoundError) as error:
@@ -124,8 +116,9 @@ def _unusable(url: str, error: Exception) -> UserError:
     )
 
 
-def _row(record: ProfileRecord) -> _Row:
-    return _Row(
+def row_of(record: ProfileRecord) -> ProfileRow:
+    """What the store keeps of a record."""
+    return ProfileRow(
         created=record.created,
         session=record.session,
         bundle=record.bundle,
@@ -135,3 +128,15 @@ def _row(record: ProfileRecord) -> _Row:
         p50_ms=record.latency.p50,
         record=record.model_dump(mode="json"),
     )
+
+
+def _migrate(engine: Engine) -> None:
+    """Run the migrations that the store has not seen, all or none."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    newest = ScriptDirectory.from_config(config).get_current_head()
+    with engine.begin() as connection:
+        if MigrationContext.configure(connection).get_current_revision() == newest:
+            return
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from devices.records import Device, Latency, Memory, OperatorTime, ProfileRecord
+from devices.records import Device, Latency, Memory, OperatorTime, ProfileRecord, Repeat
 from toolkit.bundle import (
     Artifact,
     GraphFacts,
@@ -64,6 +64,12 @@ def expected_frames(latent: np.ndarray) -> np.ndarray:
     return np.maximum(2 * latent[:, :3], 0)
 
 
+@pytest.fixture(autouse=True)
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default store lies with the test, not with the user."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
 @pytest.fixture(scope="session")
 def latent() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(FRAMES, CHANNELS, SIZE, SIZE)).astype(np.float32)
@@ -93,7 +99,7 @@ def make_record() -> MakeRecord:
 
     def make(times: list[float] | None = None, **changes: Any) -> ProfileRecord:
         fields: dict[str, Any] = {
-            "protocol_version": 1,
+            "protocol_version": 2,
             "session": "a" * 32,
             "created": "2026-01-02T03:04:05+00:00",
             "bundle": "tiny",
@@ -117,7 +123,11 @@ def make_record() -> MakeRecord:
             "versions": {"python": "3.11.7"},
             "obtained": "measured",
             "latency": Latency(
-                load_ms=30.0, first_ms=20.0, warmup_ms=[12.0, 11.0, 11.0], steady=True, iterations_ms=times or [10.0]
+                load_ms=30.0,
+                first_ms=20.0,
+                warmup_ms=[12.0, 11.0, 11.0],
+                steady=True,
+                repeats=[Repeat(iterations_ms=times or [10.0], started="2026-01-02T03:04:05+00:00")],
             ),
             "memory": Memory(baseline_bytes=100_000_000, peak_bytes=142_000_000),
             "operators": [OperatorTime(name="Conv", kind="Conv", unit="CPU", ms=7.25, calls=3, obtained="measured")],

@@ -17,10 +17,11 @@ def test_unknown_device_is_answered_with_the_known_ones() -> None:
         devices.profile([], "hots")
 
 
-@pytest.mark.parametrize("iterations", [0, -3])
-def test_refuses_to_measure_nothing(make_bundle: Any, iterations: int) -> None:
-    with pytest.raises(UserError, match=rf"--iterations {iterations}: at least 1"):
-        devices.profile([make_bundle()], iterations=iterations)
+@pytest.mark.parametrize("option", ["iterations", "repeats"])
+@pytest.mark.parametrize("number", [0, -3])
+def test_refuses_to_measure_nothing(make_bundle: Any, option: str, number: int) -> None:
+    with pytest.raises(UserError, match=rf"--{option} {number}: at least 1"):
+        devices.profile([make_bundle()], **{option: number})
 
 
 def test_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.protocol import SPREAD, WARMUP_LIMIT, WINDOW, Timing, interleave, is_steady, timed, warm_up
+from devices.protocol import (
+    COOLED_C,
+    COOLING_LIMIT_S,
+    PAUSE_S,
+    SPREAD,
+    WARMUP_LIMIT,
+    WINDOW,
+    cool_down,
+    interleaved,
+    is_steady,
+    timed,
+    warm_up,
+)
 
 
 class Clock:
@@ -58,56 +70,82 @@ def test_steady_is_when_the_last_few_times_agree(times: list[float], steady: boo
 
 def test_warm_up_stops_at_the_first_steady_window_and_keeps_every_time() -> None:
     clock = Clock()
-    timing = warm_up(clock.costing([300, 150, 101, 100, 102, 5, 5]), clock)
-    assert timing.warmup_ms == pytest.approx([300, 150, 101, 100, 102])
-    assert timing.steady
-    assert timing.iterations_ms == []
+    times = warm_up(clock.costing([300, 150, 101, 100, 102, 5, 5]), clock)
+    assert times == pytest.approx([300, 150, 101, 100, 102])
+    assert is_steady(times)
 
 
 def test_warm_up_gives_up_at_the_limit_and_says_so() -> None:
     clock = Clock()
     restless = [float(2**number) for number in range(WARMUP_LIMIT + 5)]
-    timing = warm_up(clock.costing(restless), clock)
-    assert timing.warmup_ms == pytest.approx(restless[:WARMUP_LIMIT])
-    assert not timing.steady
+    times = warm_up(clock.costing(restless), clock)
+    assert times == pytest.approx(restless[:WARMUP_LIMIT])
+    assert not is_steady(times)
 
 
 def test_steady_at_the_very_limit_counts() -> None:
     clock = Clock()
-    times = [float(2**number) for number in range(WARMUP_LIMIT - 3)] + [7.0, 7.0, 7.0]
-    timing = warm_up(clock.costing(times), clock)
-    assert len(timing.warmup_ms) == WARMUP_LIMIT
-    assert timing.steady
+    times = warm_up(clock.costing([float(2**number) for number in range(WARMUP_LIMIT - 3)] + [7.0, 7.0, 7.0]), clock)
+    assert len(times) == WARMUP_LIMIT
+    assert is_steady(times)
 
 
-@given(candidates=st.integers(1, 5), iterations=st.integers(0, 9))
-def test_every_round_calls_every_candidate_once_and_starts_one_further_on(candidates: int, iterations: int) -> None:
+@given(candidates=st.integers(1, 5), first=st.integers(0, 7), rounds=st.integers(0, 9))
+def test_every_round_calls_every_candidate_once_and_starts_one_further_on(
+    candidates: int, first: int, rounds: int
+) -> None:
     order: list[int] = []
     calls = [lambda index=index: order.append(index) for index in range(candidates)]
-    timings = [Timing() for _ in calls]
-    interleave(calls, timings, iterations)
-    rounds = [order[start : start + candidates] for start in range(0, len(order), candidates)]
-    assert len(rounds) == iterations
-    for number, members in enumerate(rounds):
+    times = list(interleaved(calls, first, rounds))
+    assert [len(row) for row in times] == [candidates] * rounds
+    found = [order[start : start + candidates] for start in range(0, len(order), candidates)]
+    assert len(found) == rounds
+    for number, members in enumerate(found, start=first):
         assert sorted(members) == list(range(candidates))
         assert members[0] == number % candidates
-    assert all(len(timing.iterations_ms) == iterations for timing in timings)
 
 
 def test_times_go_to_the_candidate_that_took_them() -> None:
     clock = Clock()
-    timings = [Timing(warmup_ms=[9.0], steady=True), Timing(), Timing()]
     calls = [clock.costing([1, 2]), clock.costing([10, 20]), clock.costing([100, 200])]
-    interleave(calls, timings, 2, clock=clock)
-    assert [timing.iterations_ms for timing in timings] == [
-        pytest.approx([1, 2]),
-        pytest.approx([10, 20]),
-        pytest.approx([100, 200]),
-    ]
-    assert timings[0].warmup_ms == [9.0]
+    assert list(interleaved(calls, 1, 2, clock)) == [pytest.approx([1, 10, 100]), pytest.approx([2, 20, 200])]
 
 
-def test_progress_is_told_after_every_round() -> None:
-    told: list[int] = []
-    interleave([lambda: None, lambda: None], [Timing(), Timing()], 3, told.append)
-    assert told == [1, 2, 3]
+def test_a_round_is_given_before_the_next_one_begins() -> None:
+    made: list[int] = []
+    for number, _ in enumerate(interleaved([lambda: made.append(1)], 0, 3), start=1):
+        assert len(made) == number
+
+
+class Room:
+    """A device that cools by a degree a second of sleep, down to 30 degrees; a clock that sleep winds."""
+
+    def __init__(self, temperature: float | None) -> None:
+        self.temperature, self.now = temperature, 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.temperature is not None:
+            self.temperature = max(self.temperature - seconds, 30.0)
+
+    def wait(self, start: float | None) -> tuple[float, bool]:
+        return cool_down(lambda: self.temperature, start, clock=lambda: self.now, sleep=self.sleep)
+
+
+@pytest.mark.parametrize(
+    ("hot", "start", "waited", "cooled"),
+    [
+        (35.0, 35.0, 0.0, True),
+        (36.5, 35.0, 0.0, True),
+        (50.0, 35.0, 13.0, True),
+        (400.0, 35.0, COOLING_LIMIT_S, False),
+        (35.0, 20.0, COOLING_LIMIT_S, False),
+        (None, 35.0, PAUSE_S, True),
+        (50.0, None, PAUSE_S, True),
+    ],
+)
+def test_a_device_cools_to_its_first_temperature_within_a_limit(
+    hot: float | None, start: float | None, waited: float, cooled: bool
+) -> None:
+    assert COOLED_C == 2.0
+    assert Room(hot).wait(start) == (waited, cooled)

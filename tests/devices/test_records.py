@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from devices.records import Latency, Memory, ProfileRecord
+from devices.records import Latency, Memory, ProfileRecord, Repeat, upgraded
 
 
 def latency(times: list[float]) -> Latency:
-    return Latency(load_ms=1.0, first_ms=2.0, warmup_ms=[], steady=True, iterations_ms=times)
+    repeats = [Repeat(iterations_ms=part, started="") for part in (times[:3], times[3:]) if part]
+    return Latency(load_ms=1.0, first_ms=2.0, warmup_ms=[], steady=True, repeats=repeats)
 
 
 def interpolated(times: list[float], share: float) -> float:
@@ -89,3 +90,14 @@ def test_record_with_an_unknown_word_key_or_gap_is_refused(make_record: Any, cha
     content = make_record().model_dump(mode="json")
     with pytest.raises(ValidationError, match=next(iter(change))):
         ProfileRecord.model_validate({**content, **change})
+
+
+def test_a_record_of_the_first_version_has_one_repeat(make_record: Any) -> None:
+    record = make_record(times=[3.0, 4.0])
+    content = record.model_dump(mode="json")
+    old = {**content, "record_version": 1, "latency": {**content["latency"], "iterations_ms": [3.0, 4.0]}}
+    del old["latency"]["repeats"]
+    assert ProfileRecord.model_validate(upgraded(old)).latency.repeats == [
+        Repeat(iterations_ms=[3.0, 4.0], started=record.created)
+    ]
+    assert upgraded(content) == content

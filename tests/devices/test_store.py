@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 
 from devices import store
+from devices.tables import Base
 from toolkit.errors import UserError
 
 
@@ -113,3 +117,32 @@ def test_json_file_of_something_else_is_refused(tmp_path: Path, content: bytes) 
     (tmp_path / "other.json").write_bytes(content)
     with pytest.raises(UserError, match=r"other\.json: not a file of profile records"):
         store.read_json(tmp_path / "other.json")
+
+
+def test_a_store_of_the_first_release_is_brought_up_to_date(make_record: Any, url: str, database: Path) -> None:
+    """Its tables were made without migrations, and its records had no repeats."""
+    record = make_record(times=[3.0, 4.0])
+    content = record.model_dump(mode="json")
+    content["record_version"], content["latency"]["iterations_ms"] = 1, [3.0, 4.0]
+    del content["latency"]["repeats"]
+    database.parent.mkdir()
+    with sqlite3.connect(database) as connection:
+        connection.execute(
+            "CREATE TABLE profiles (id INTEGER PRIMARY KEY, created VARCHAR(40) NOT NULL, session VARCHAR(32) NOT NULL,"
+            " bundle VARCHAR(200) NOT NULL, target VARCHAR(80) NOT NULL, device VARCHAR(200) NOT NULL,"
+            " artifact_sha256 VARCHAR(64) NOT NULL, p50_ms FLOAT NOT NULL, record JSON NOT NULL)"
+        )
+        row = ("c", "s", "tiny", "onnx-fp32", "box", "0" * 64, 3.5, json.dumps(content))
+        connection.execute(f"INSERT INTO profiles VALUES (1, {', '.join('?' * len(row))})", row)
+    connection.close()
+    (found,) = store.load(url)
+    assert found.latency.iterations_ms == [3.0, 4.0]
+    assert found.record_version == 2
+    store.add([record], url)
+    assert len(store.load(url)) == 2
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
+    with store.opened(url) as engine, engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, Base.metadata) == []

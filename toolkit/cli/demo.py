@@ -16,13 +16,14 @@ from toolkit.errors import CheckFailed
 
 RECIPE = "demo-turbo-vaed"
 TARGETS = ["onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"]
-ROUNDS = 15
+REPEATS = 3
+ROUNDS = 5
 
 
 def demo(
     output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Set a field of the recipe.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = ROUNDS,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each of three repeats.")] = ROUNDS,
 ) -> None:
     """Distil, export, prove, measure and report, with the clip and the teacher that ship with Handheld."""
     import devices
@@ -44,8 +45,8 @@ def demo(
     if not all(parity.passed for parity in results.values()):
         raise CheckFailed(f"{bundle}: an artifact differs from PyTorch on this machine")
     _step(4, "profile: teacher and student on this host, interleaved")
-    records = devices.profile([bundle, teacher], "host", iterations=rounds)
-    store.add(records, f"sqlite:///{output / 'profiles.db'}")
+    url = f"sqlite:///{output / 'profiles.db'}"
+    records = devices.profile([bundle, teacher], iterations=rounds, repeats=REPEATS, store=url, resume=True)
     store.write_json(records, output / "profile.json")
     print_records(records)
     _step(5, "report")

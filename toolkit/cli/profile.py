@@ -20,10 +20,12 @@ STORE_VARIABLE = "HANDHELD_STORE"
 def profile(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles to time against each other.")],
     device: Annotated[str, typer.Option(help="The device's name.")] = "host",
-    iterations: Annotated[int, typer.Option(min=1, help="Timed calls of each candidate, interleaved.")] = 20,
+    iterations: Annotated[int, typer.Option(min=1, help="Timed rounds of a repeat; each calls every candidate.")] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats, with time to cool between them.")] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: all cores).")] = None,
     operators: Annotated[bool, typer.Option(help="Per-operator tables, in a pass of their own.")] = True,
     store: Annotated[str | None, typer.Option(envvar=STORE_VARIABLE, help="Where records are kept.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished session of the same.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the records to this file too.")] = None,
 ) -> None:
     """Measure latency and memory: load, first inference, warm-up, interleaved iterations."""
@@ -33,10 +35,19 @@ def profile(
     profiles.check_writable(store)  # found out now, not after the measurement
     if json_file is not None:
         check_writable(json_file)
-    records = devices.profile(bundles, device, iterations=iterations, threads=threads, operators=operators)
+    records = devices.profile(
+        bundles,
+        device,
+        iterations=iterations,
+        repeats=repeats,
+        threads=threads,
+        operators=operators,
+        store=store,
+        resume=resume,
+    )
     if json_file is not None:
         profiles.write_json(records, json_file)
-    url = profiles.add(records, store)
+    url = store or profiles.default_url()
     print_records(records)
     for record in records:
         print_operators(record)
@@ -46,18 +57,24 @@ def profile(
 def print_records(records: Sequence[ProfileRecord]) -> None:
     """Latencies and memory, with the machine named."""
     first = records[0]
-    columns = ["candidate", "target", "p50 ms", "p90 ms", "p99 ms", "load ms", "first ms", "added memory MB"]
+    columns = ["candidate", "target", "p50 ms", "95 %", "p90 ms", "p99 ms", "load ms", "first ms", "added memory MB"]
     rows = []
     for record in records:
         summary = record.summary()
         added = summary["added_memory_mb"]
         figures = [summary[key] for key in ("p50_ms", "p90_ms", "p99_ms", "load_ms", "first_ms")]
         memory = f"{added:.0f}" if added is not None else "–"
-        rows.append([record.label, record.target, *(f"{figure:.1f}" for figure in figures), memory])
-    title = (
-        f"{first.obtained} on {first.device.model}, {first.threads} threads, {len(first.latency.iterations_ms)} rounds"
-    )
+        median, *others = (f"{figure:.1f}" for figure in figures)
+        between = record.latency.interval(50)
+        interval = "–" if between is None else f"{between.low:.1f} to {between.high:.1f}"
+        rows.append([record.label, record.target, median, interval, *others, memory])
+    rounds = f"{len(first.latency.iterations_ms)} rounds in {len(first.latency.repeats)} repeats"
+    title = f"{first.obtained} on {first.device.model}, {first.threads} threads, {rounds}"
     print_table(title, columns, rows)
+    if first.interruptions:
+        console.print(f"the session was resumed {first.interruptions} times; what it had found was kept")
+    if not all(repeat.cooled for record in records for repeat in record.latency.repeats):
+        console.print("caution: the device did not cool to its first temperature between repeats")
     if first.busy:
         console.print(
             f"caution: other programs took {first.device.others_share:.0%} of the processors before the session began, "

@@ -1,0 +1,71 @@
+"""What a measuring session has found so far, kept in the store event by event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import TypeAdapter
+from sqlalchemy import Engine, orm, select
+
+from devices import store
+from devices.sessions import Event, Plan, Session
+from devices.tables import EventRow, SessionRow
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class Journal:
+    """The sessions of a store: a SQLAlchemy URL, or None for the user's own."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self.url = url or store.default_url()
+
+    @contextmanager
+    def session(self, plan: Plan, resume: bool = False) -> Iterator[Session]:
+        """A session of `plan`, whose events are in the store before anything follows them.
+
+        With `resume`, it is the last unfinished session that asked for the same, if there is one. At the end of the
+        block its records are kept and it counts as finished; where the block raises, it waits to be resumed. Raises
+        `UserError` where the store cannot be used.
+        """
+        with store.opened(self.url) as engine:
+            session = self._unfinished(engine, plan) if resume else None
+            if session is None:
+                session = self._new(engine, plan)
+            yield session
+            with orm.Session(engine) as database, database.begin():
+                database.add_all(store.row_of(record) for record in session.records())
+                row = database.get(SessionRow, session.plan.session)
+                assert row is not None
+                row.finished = True
+
+    def _new(self, engine: Engine, plan: Plan) -> Session:
+        with orm.Session(engine) as database, database.begin():
+            database.add(
+                SessionRow(
+                    id=plan.session,
+                    created=plan.created,
+                    fingerprint=plan.fingerprint,
+                    finished=False,
+                    plan=plan.model_dump(mode="json"),
+                )
+            )
+        return self._kept(engine, plan, [])
+
+    def _unfinished(self, engine: Engine, plan: Plan) -> Session | None:
+        asked = select(SessionRow).where(SessionRow.fingerprint == plan.fingerprint, SessionRow.finished.is_(False))
+        with orm.Session(engine) as database:
+            row = database.scalars(asked.order_by(SessionRow.created.desc())).first()
+            if row is None:
+                return None
+            query = select(EventRow.event).where(EventRow.session == row.id).order_by(EventRow.id)
+            events = [_EVENT.validate_python(event) for event in database.scalars(query)]
+            return self._kept(engine, Plan.model_validate(row.plan), events)
+
+    def _kept(self, engine: Engine, plan: Plan, events: list[Event]) -> Session:
+        def keep(event: Event) -> None:
+            with orm.Session(engine) as database, database.begin():
+                database.add(EventRow(session=plan.session, event=event.model_dump(mode="json")))
+
+        return Session(plan, events, keep)

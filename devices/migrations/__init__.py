@@ -1,0 +1,1 @@
+"""How stores of earlier releases become those of this one; alembic runs what is here."""

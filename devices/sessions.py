@@ -1,0 +1,214 @@
+"""A measuring session as a list of events: what is planned, what was found, and the records they make.
+
+Events are kept in the store as they happen, so a session that was killed goes on from the last one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from devices import protocol
+from devices.records import Device, Latency, Memory, Obtained, OperatorTime, ProfileRecord, Repeat
+from toolkit.bundle import Manifest, versions
+from toolkit.files import sha256, size_bytes
+from toolkit.parity import Parity
+from toolkit.schema import StrictModel
+
+
+class Planned(StrictModel):
+    """One candidate: an artifact of a bundle."""
+
+    bundle: str
+    role: Literal["student", "teacher", "module"]
+    target: str
+    artifact_sha256: str
+    artifact_bytes: int
+
+
+class Plan(StrictModel):
+    """What a session is to measure. Two plans of one `fingerprint` ask for the same."""
+
+    session: str
+    created: str
+    protocol_version: int
+    device: Device
+    threads: int
+    schedule: protocol.Schedule
+    obtained: Obtained
+    versions: dict[str, str]
+    candidates: list[Planned]
+
+    @property
+    def fingerprint(self) -> str:
+        asked = self.model_dump(mode="json", include={"protocol_version", "threads", "schedule", "candidates"})
+        asked["device"] = [self.device.kind, self.device.name, self.device.model]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+class Loaded(StrictModel):
+    """A candidate was loaded, proved on the sample and warmed up."""
+
+    kind: Literal["loaded"] = "loaded"
+    candidate: int
+    runtime: str
+    load_ms: float
+    first_ms: float
+    warmup_ms: list[float]
+    parity: Parity
+
+
+class Began(StrictModel):
+    """Rounds begin after a pause, or after a resumption. `repeat` counts from 0."""
+
+    kind: Literal["began"] = "began"
+    repeat: int
+    started: str
+    waited_s: float
+    cooled: bool
+    temperature_c: float | None
+    clock_mhz: float | None
+
+
+class Round(StrictModel):
+    """The time of each candidate in one round; None where it was not called."""
+
+    kind: Literal["round"] = "round"
+    times_ms: list[float | None]
+
+
+class MemoryFound(StrictModel):
+    kind: Literal["memory"] = "memory"
+    candidate: int
+    memory: Memory
+
+
+class OperatorsFound(StrictModel):
+    kind: Literal["operators"] = "operators"
+    candidate: int
+    operators: list[OperatorTime]
+
+
+Event = Annotated[Loaded | Began | Round | MemoryFound | OperatorsFound, Field(discriminator="kind")]
+
+
+def plan(
+    device: Device,
+    candidates: Sequence[tuple[Manifest, str, Path]],
+    threads: int,
+    schedule: protocol.Schedule,
+    obtained: Obtained = "measured",
+) -> Plan:
+    """A new session of artifacts: each a bundle's manifest, a target and the artifact's file."""
+    return Plan(
+        session=uuid.uuid4().hex,
+        created=now(),
+        protocol_version=protocol.VERSION,
+        device=device,
+        threads=threads,
+        schedule=schedule,
+        obtained=obtained,
+        versions=versions(),
+        candidates=[
+            Planned(
+                bundle=manifest.name,
+                role=manifest.model.role,
+                target=target,
+                artifact_sha256=sha256(path),
+                artifact_bytes=size_bytes(path),
+            )
+            for manifest, target, path in candidates
+        ],
+    )
+
+
+def now() -> str:
+    """The time as records hold it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Session:
+    """A plan and what happened so far; `keep` is called with every new event before anything follows it."""
+
+    def __init__(
+        self, plan: Plan, events: Sequence[Event] = (), keep: Callable[[Event], None] = lambda _: None
+    ) -> None:
+        self.plan, self.events, self._keep = plan, list(events), keep
+
+    def add(self, event: Event) -> None:
+        self._keep(event)
+        self.events.append(event)
+
+    def of(self, kind: type[StrictModel], candidate: int) -> StrictModel | None:
+        """The last event of a kind that speaks of one candidate."""
+        found = [e for e in self.events if isinstance(e, kind) and getattr(e, "candidate", None) == candidate]
+        return found[-1] if found else None
+
+    @property
+    def rounds_done(self) -> int:
+        return sum(isinstance(event, Round) for event in self.events)
+
+    def left(self) -> list[tuple[int, int, int]]:
+        """The repeats that are not whole: number, the round to go on with, and how many rounds are left in it."""
+        length, done = self.plan.schedule.iterations, self.rounds_done
+        found = []
+        for repeat in range(self.plan.schedule.repeats):
+            first = max(repeat * length, done)
+            if first < (repeat + 1) * length:
+                found.append((repeat, first, (repeat + 1) * length - first))
+        return found
+
+    def repeats(self, candidate: int) -> list[Repeat]:
+        """The times of one candidate, in the stretches in which they were measured."""
+        found: list[Repeat] = []
+        for event in self.events:
+            if isinstance(event, Began):
+                found.append(Repeat(iterations_ms=[], **event.model_dump(exclude={"kind", "repeat"})))
+            elif isinstance(event, Round) and (time := event.times_ms[candidate]) is not None:
+                found[-1].iterations_ms.append(time)
+        return [repeat for repeat in found if repeat.iterations_ms]
+
+    def records(self) -> list[ProfileRecord]:
+        """A record of every candidate that was loaded and has a time."""
+        starts = [sum(isinstance(e, Loaded) and e.candidate == n for e in self.events) for n in self._numbers()]
+        found = []
+        for number, planned in enumerate(self.plan.candidates):
+            loaded, repeats = self.of(Loaded, number), self.repeats(number)
+            if not isinstance(loaded, Loaded) or not repeats:
+                continue
+            memory, operators = self.of(MemoryFound, number), self.of(OperatorsFound, number)
+            found.append(
+                ProfileRecord(
+                    **planned.model_dump(),
+                    protocol_version=self.plan.protocol_version,
+                    session=self.plan.session,
+                    created=self.plan.created,
+                    device=self.plan.device,
+                    runtime=loaded.runtime,
+                    threads=self.plan.threads,
+                    versions=self.plan.versions,
+                    obtained=self.plan.obtained,
+                    latency=Latency(
+                        load_ms=loaded.load_ms,
+                        first_ms=loaded.first_ms,
+                        warmup_ms=loaded.warmup_ms,
+                        steady=protocol.is_steady(loaded.warmup_ms),
+                        repeats=repeats,
+                    ),
+                    memory=memory.memory if isinstance(memory, MemoryFound) else None,
+                    operators=operators.operators if isinstance(operators, OperatorsFound) else [],
+                    parity=loaded.parity,
+                    interruptions=max(starts[number] - 1, 0),
+                )
+            )
+        return found
+
+    def _numbers(self) -> range:
+        return range(len(self.plan.candidates))
