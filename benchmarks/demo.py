@@ -39,7 +39,7 @@ def measure(folder: Path) -> list[Row]:
     run = read_run(folder / "run").evaluation
     assert run.teacher is not None
     assert run.teacher_params is not None
-    records = store.read_json(folder / "profile.json")
+    records = store.read_json(folder / "profile.json").records
     manifest = read_manifest(folder / "bundle")
     parities = export.verify(folder / "bundle")
     program = manifest.artifact("executorch-xnnpack-fp32").graph

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,9 @@ import psutil
 
 from devices import memory, protocol, sessions
 from devices.host_runtimes import RUNTIMES, Runtime, import_runtime, runtime_failures
-from devices.records import Device, OperatorTime, ProfileRecord
+from devices.records import Device, OperatorTime, Profile
 from devices.requests import Request
-from devices.sessions import Session
+from devices.sessions import Session, Source
 from toolkit.bundle import REFERENCE, SAMPLE, Artifact, Manifest, open_bundle
 from toolkit.errors import DeviceError, UserError
 from toolkit.parity import Execution, Parity, Tolerance, compare
@@ -67,22 +69,31 @@ class Candidate:
         )
 
 
-def profile_host(bundles: Sequence[Path], request: Request) -> list[ProfileRecord]:
+def profile_host(bundles: Sequence[Path], request: Request) -> Profile:
     """Time every artifact of `bundles` that this host can run, and each bundle's PyTorch reference.
 
-    Raises `CheckFailed` on a changed bundle, `DeviceError` where a runtime fails or an output is wrong.
+    One that its runtime cannot run, or that gives wrong numbers, is a failure of the profile. Raises `CheckFailed` on a
+    changed bundle and `DeviceError` where nothing at all can be run.
     """
     threads = request.threads or available_cores()
     if threads > available_cores():
         raise UserError(f"--threads {threads}: this machine has {available_cores()} cores; more threads only wait")
     manifests = [(bundle, open_bundle(bundle)) for bundle in bundles]
-    files = [(b, m, target, path) for b, m in manifests for target, path in runnable(b, m)]
-    plan = sessions.plan(describe_host(), [file[1:] for file in files], threads, request.schedule)
+    sources = [
+        Source(place, bundle, manifest, target, path)
+        for place, (bundle, manifest) in enumerate(manifests)
+        for target, path in runnable(bundle, manifest)
+    ]
+    plan = sessions.plan(describe_host(), sources, threads, request.schedule)
     with request.journal.session(plan, request.resume) as session, pinned(threads):
-        total = len(files) * (3 + int(request.schedule.operators)) + request.schedule.rounds
+        total = len(sources) * (4 + int(request.schedule.operators)) + request.schedule.rounds
         with track("profile", total) as progress:
-            _Run(session, files, threads, progress)()
-        return session.records()
+            _Run(session, sources, threads, progress)()
+        return session.profile()
+
+
+class _Gone(Exception):
+    """A candidate failed within a round."""
 
 
 class _Run:
@@ -91,37 +102,54 @@ class _Run:
     def __init__(
         self,
         session: Session,
-        files: Sequence[tuple[Path, Manifest, str, Path]],
+        sources: Sequence[Source],
         threads: int,
         progress: Tracker,
     ) -> None:
-        self.session, self.files, self.threads, self.progress = session, files, threads, progress
-        self.candidates: list[Candidate] = []
+        self.session, self.sources, self.threads, self.progress = session, sources, threads, progress
+        self.candidates: dict[int, Candidate] = {}
         self.done = 0
 
     def __call__(self) -> None:
         rounds = self.session.left()
         if rounds:
-            self._load()
+            self._each("load", self._load)
+            self._each("warm up", self._warm_up)
         self._step("rounds", self.session.rounds_done)
         for repeat, first, count in rounds:
-            self._measure(repeat, first, count)
-        self._memory()
+            if self.candidates:
+                self._measure(repeat, first, count)
+        self._each("memory of", self._memory)
         if self.session.plan.schedule.operators:
-            self._operators()
+            self._each("operators of", self._operators)
         self.progress.update(self.progress.total, "done")
 
     def _step(self, what: str, steps: int = 1) -> None:
         self.done += steps
         self.progress.update(self.done, what)
 
-    def _load(self) -> None:
-        for bundle, manifest, target, path in self.files:
-            self._step(f"load {target} of {manifest.model.role}")
-            self.candidates.append(load(bundle, manifest, target, path, self.threads))
-        for number, candidate in enumerate(self.candidates):
-            self._step(f"warm up {candidate.target}")
-            self.session.add(candidate.loaded(number, protocol.warm_up(candidate)))
+    def _each(self, what: str, act: Callable[[int], None]) -> None:
+        """Do something with every candidate that has not failed; one that fails now is left out from here on."""
+        for number, source in enumerate(self.sources):
+            self._step(f"{what} {source.target} of {source.manifest.model.role}")
+            if self.session.of(sessions.Failed, number) is None:
+                with self._noted(number):
+                    act(number)
+
+    @contextmanager
+    def _noted(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except DeviceError as error:
+            self.session.add(sessions.Failed(candidate=number, reason=str(error)))
+            self.candidates.pop(number, None)
+
+    def _load(self, number: int) -> None:
+        self.candidates[number] = load(*self.sources[number][1:], self.threads)
+
+    def _warm_up(self, number: int) -> None:
+        candidate = self.candidates[number]
+        self.session.add(candidate.loaded(number, protocol.warm_up(candidate)))
 
     def _measure(self, repeat: int, first: int, rounds: int) -> None:
         waited, cooled = 0.0, True
@@ -137,24 +165,37 @@ class _Run:
                 clock_mhz=clock_mhz(),
             )
         )
-        for times in protocol.interleaved(self.candidates, first, rounds):
-            self.session.add(sessions.Round(times_ms=list(times)))
+        end = first + rounds
+        while self.session.rounds_done < end and self.candidates:
+            with contextlib.suppress(_Gone):  # the others go on
+                self._rounds(self.session.rounds_done, end)
+
+    def _rounds(self, first: int, end: int) -> None:
+        numbers = list(self.candidates)
+        calls = [partial(self._call, number) for number in numbers]
+        for times in protocol.interleaved(calls, first, end - first):
+            found = dict(zip(numbers, times, strict=True))
+            self.session.add(sessions.Round(times_ms=[found.get(number) for number in range(len(self.sources))]))
             self._step(f"round {self.session.rounds_done}/{self.session.plan.schedule.rounds}")
 
-    def _memory(self) -> None:
-        for number, (bundle, manifest, target, path) in enumerate(self.files):
-            self._step(f"memory of {target}")
-            if self.session.of(sessions.MemoryFound, number) is None:
-                inputs = [info.name for info in signature(manifest).inputs]
-                peak = memory.measure(target.split("-")[0], path, bundle / SAMPLE, inputs, self.threads)
-                self.session.add(sessions.MemoryFound(candidate=number, memory=peak))
+    def _call(self, number: int) -> None:
+        candidate = self.candidates[number]
+        with self._noted(number):
+            candidate()
+            return
+        raise _Gone
 
-    def _operators(self) -> None:
-        for number, file in enumerate(self.files):
-            self._step(f"operators of {file[2]}")
-            if self.session.of(sessions.OperatorsFound, number) is None:
-                loaded = self.candidates[number] if self.candidates else load(*file, self.threads)
-                self.session.add(sessions.OperatorsFound(candidate=number, operators=loaded.operators()))
+    def _memory(self, number: int) -> None:
+        _, bundle, manifest, target, path = self.sources[number]
+        if self.session.of(sessions.MemoryFound, number) is None:
+            inputs = [info.name for info in signature(manifest).inputs]
+            peak = memory.measure(target.split("-")[0], path, bundle / SAMPLE, inputs, self.threads)
+            self.session.add(sessions.MemoryFound(candidate=number, memory=peak))
+
+    def _operators(self, number: int) -> None:
+        if self.session.of(sessions.OperatorsFound, number) is None:
+            loaded = self.candidates.get(number) or load(*self.sources[number][1:], self.threads)
+            self.session.add(sessions.OperatorsFound(candidate=number, operators=loaded.operators()))
 
 
 @contextmanager

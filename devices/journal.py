@@ -34,8 +34,9 @@ class Journal:
             if session is None:
                 session = self._new(engine, plan)
             yield session
+            records = session.profile().records
             with orm.Session(engine) as database, database.begin():
-                database.add_all(store.row_of(record) for record in session.records())
+                database.add_all(store.row_of(record) for record in records)
                 row = database.get(SessionRow, session.plan.session)
                 assert row is not None
                 row.finished = True

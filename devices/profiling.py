@@ -8,11 +8,11 @@ from pathlib import Path
 from devices.host import profile_host
 from devices.journal import Journal
 from devices.protocol import Schedule
-from devices.records import ProfileRecord
+from devices.records import Profile
 from devices.requests import Request
 from toolkit.errors import UserError, unknown_name
 
-Profiler = Callable[[Sequence[Path], Request], list[ProfileRecord]]
+Profiler = Callable[[Sequence[Path], Request], Profile]
 
 PROFILERS: dict[str, Profiler] = {"host": profile_host}
 
@@ -27,7 +27,7 @@ def profile(
     operators: bool = True,
     store: str | None = None,
     resume: bool = False,
-) -> list[ProfileRecord]:
+) -> Profile:
     """Measure every artifact of `bundles` that `device` can run, interleaved in one session.
 
     `repeats` times `iterations` rounds are timed, with time to cool between repeats. `threads` is by default the number
@@ -35,8 +35,8 @@ def profile(
     user's own) at once, and the records when all is done. With `resume`, the last unfinished session that asked for the
     same goes on.
 
-    Raises `UserError` on an unknown device and on a store that cannot be written, `CheckFailed` on a changed bundle,
-    `DeviceError` where the device or a runtime fails.
+    Candidates that cannot be measured are failures of the profile. Raises `UserError` on an unknown device and on a
+    store that cannot be written, `CheckFailed` on a changed bundle, `DeviceError` where nothing could be measured.
     """
     if device not in PROFILERS:
         raise unknown_name("device", device, PROFILERS)

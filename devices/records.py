@@ -140,13 +140,15 @@ class OperatorTime(StrictModel):
 class ProfileRecord(StrictModel):
     """One candidate, one device, one session. Records of one `session` were interleaved and may be set in ratio.
 
-    `interruptions` counts how often the session was stopped and resumed; what it had measured was kept.
+    `place` says which of the bundles that were named it belongs to, from 0. `interruptions` counts how often the
+    session was stopped and resumed; what it had measured was kept.
     """
 
     record_version: int = RECORD_VERSION
     protocol_version: int
     session: str
     created: str
+    place: int = 0
     bundle: str
     role: Literal["student", "teacher", "module"]
     target: str
@@ -185,3 +187,36 @@ class ProfileRecord(StrictModel):
             "first_ms": timing.first_ms,
             "added_memory_mb": self.memory.added_bytes / 1e6 if self.memory else None,
         }
+
+
+class Failure(StrictModel):
+    """A candidate without figures in a session: it `failed`, or the device was `lost` before it came to its turn."""
+
+    session: str
+    created: str
+    place: int = 0
+    bundle: str
+    role: Literal["student", "teacher", "module"]
+    target: str
+    artifact_sha256: str
+    device: Device
+    kind: Literal["failed", "lost"]
+    reason: str
+
+    def __str__(self) -> str:
+        word = {"failed": "failed", "lost": "was not measured, for the device was lost"}[self.kind]
+        return f"{self.target} of {self.bundle} ({self.role}) {word}: {self.reason}"
+
+
+class Profile(StrictModel):
+    """What one session measured, and what it could not."""
+
+    records: list[ProfileRecord]
+    failures: list[Failure] = []
+
+    def of(self, place: int) -> Profile:
+        """The part that speaks of the `place`-th bundle that was named."""
+        return Profile(
+            records=[record for record in self.records if record.place == place],
+            failures=[failure for failure in self.failures if failure.place == place],
+        )

@@ -94,7 +94,7 @@ def collect(paths: Sequence[Path]) -> Sources:
         elif (path / "recipe.yaml").is_file():
             found.runs.append(read_run(path))
         elif path.suffix == ".json" and path.is_file():
-            found.records += store.read_json(path)
+            found.records += store.read_json(path).records
         else:
             raise UserError(f"{path}: no run directory, bundle or .json file of profile records")
     return found

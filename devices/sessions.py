@@ -11,21 +11,43 @@ import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
 from devices import protocol
-from devices.records import Device, Latency, Memory, Obtained, OperatorTime, ProfileRecord, Repeat
+from devices.records import (
+    Device,
+    Failure,
+    Latency,
+    Memory,
+    Obtained,
+    OperatorTime,
+    Profile,
+    ProfileRecord,
+    Repeat,
+)
 from toolkit.bundle import Manifest, versions
+from toolkit.errors import DeviceError
 from toolkit.files import sha256, size_bytes
 from toolkit.parity import Parity
 from toolkit.schema import StrictModel
 
 
-class Planned(StrictModel):
-    """One candidate: an artifact of a bundle."""
+class Source(NamedTuple):
+    """An artifact to measure: of which bundle, the `place`-th that was named, and its file."""
 
+    place: int
+    bundle: Path
+    manifest: Manifest
+    target: str
+    path: Path
+
+
+class Planned(StrictModel):
+    """One candidate: an artifact of the `place`-th bundle that was named."""
+
+    place: int
     bundle: str
     role: Literal["student", "teacher", "module"]
     target: str
@@ -96,17 +118,26 @@ class OperatorsFound(StrictModel):
     operators: list[OperatorTime]
 
 
-Event = Annotated[Loaded | Began | Round | MemoryFound | OperatorsFound, Field(discriminator="kind")]
+class Failed(StrictModel):
+    """A candidate cannot be measured; nothing more is asked of it in this session."""
+
+    kind: Literal["failed"] = "failed"
+    candidate: int
+    reason: str
+    lost: bool = False
+
+
+Event = Annotated[Loaded | Began | Round | MemoryFound | OperatorsFound | Failed, Field(discriminator="kind")]
 
 
 def plan(
     device: Device,
-    candidates: Sequence[tuple[Manifest, str, Path]],
+    candidates: Sequence[Source],
     threads: int,
     schedule: protocol.Schedule,
     obtained: Obtained = "measured",
 ) -> Plan:
-    """A new session of artifacts: each a bundle's manifest, a target and the artifact's file."""
+    """A new session of these candidates."""
     return Plan(
         session=uuid.uuid4().hex,
         created=now(),
@@ -118,13 +149,14 @@ def plan(
         versions=versions(),
         candidates=[
             Planned(
-                bundle=manifest.name,
-                role=manifest.model.role,
-                target=target,
-                artifact_sha256=sha256(path),
-                artifact_bytes=size_bytes(path),
+                place=source.place,
+                bundle=source.manifest.name,
+                role=source.manifest.model.role,
+                target=source.target,
+                artifact_sha256=sha256(source.path),
+                artifact_bytes=size_bytes(source.path),
             )
-            for manifest, target, path in candidates
+            for source in candidates
         ],
     )
 
@@ -175,13 +207,37 @@ class Session:
                 found[-1].iterations_ms.append(time)
         return [repeat for repeat in found if repeat.iterations_ms]
 
-    def records(self) -> list[ProfileRecord]:
-        """A record of every candidate that was loaded and has a time."""
+    def profile(self) -> Profile:
+        """All that the session found; raises `DeviceError` where that is nothing but one failure or more."""
+        records, failures = self._records(), self._failures()
+        if not records and failures:
+            raise DeviceError(failures[0].reason)
+        return Profile(records=records, failures=failures)
+
+    def _failures(self) -> list[Failure]:
+        found = []
+        for number, planned in enumerate(self.plan.candidates):
+            failed = self.of(Failed, number)
+            if isinstance(failed, Failed):
+                found.append(
+                    Failure(
+                        **planned.model_dump(exclude={"artifact_bytes"}),
+                        session=self.plan.session,
+                        created=self.plan.created,
+                        device=self.plan.device,
+                        kind="lost" if failed.lost else "failed",
+                        reason=failed.reason,
+                    )
+                )
+        return found
+
+    def _records(self) -> list[ProfileRecord]:
+        """Of every candidate that was loaded, has times and did not fail."""
         starts = [sum(isinstance(e, Loaded) and e.candidate == n for e in self.events) for n in self._numbers()]
         found = []
         for number, planned in enumerate(self.plan.candidates):
             loaded, repeats = self.of(Loaded, number), self.repeats(number)
-            if not isinstance(loaded, Loaded) or not repeats:
+            if not isinstance(loaded, Loaded) or not repeats or self.of(Failed, number) is not None:
                 continue
             memory, operators = self.of(MemoryFound, number), self.of(OperatorsFound, number)
             found.append(

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, create_engine, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from devices.records import ProfileRecord, upgraded
+from devices.records import Profile, ProfileRecord, upgraded
 from devices.tables import ProfileRow
 from toolkit.errors import UserError
 from toolkit.files import write_atomic
@@ -81,17 +81,21 @@ def shown(url: str) -> str:
         return url  # no URL at all, so no password in it
 
 
-def write_json(records: Sequence[ProfileRecord], path: Path) -> None:
-    """Write records to a JSON file."""
-    write_atomic(path, json.dumps([record.model_dump(mode="json") for record in records], indent=1) + "\n")
+def write_json(profile: Profile, path: Path) -> None:
+    """Write a profile to a JSON file."""
+    write_atomic(path, profile.model_dump_json(indent=1) + "\n")
 
 
-def read_json(path: Path) -> list[ProfileRecord]:
-    """Records of a JSON file; raises `UserError` where it is missing or holds something else."""
+def read_json(path: Path) -> Profile:
+    """The profile in a JSON file; raises `UserError` where it is missing or holds something else."""
     if not path.is_file():
         raise UserError(f"{path}: no such file of profile records; make one with `handheld profile --json FILE`")
     try:
-        return [ProfileRecord.model_validate(upgraded(item)) for item in json.loads(path.read_text(encoding="utf-8"))]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, list):  # the first release wrote its records alone
+            content = {"records": content}
+        records = [upgraded(item) for item in content["records"]]
+        return Profile.model_validate({**content, "records": records})
     except (ValueError, TypeError, AttributeError, KeyError, ValidationError) as error:
         raise UserError(f"{path}: not a file of profile records") from error
 

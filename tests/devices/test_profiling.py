@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import devices
+from devices.host_runtimes import OnnxRuntime
 from toolkit.errors import CheckFailed, DeviceError, UserError
 
 
@@ -37,25 +38,50 @@ def test_changed_bundle_is_not_timed(make_bundle: Any) -> None:
         devices.profile([bundle])
 
 
-def test_candidate_with_wrong_output_is_not_timed(make_bundle: Any, frames: np.ndarray) -> None:
+def test_candidates_with_wrong_output_are_not_timed(make_bundle: Any, frames: np.ndarray) -> None:
     with pytest.raises(DeviceError, match=r"reference\.pt2: wrong output on this machine \(FAIL.*it was not used"):
         devices.profile([make_bundle(expected=frames + 1)])
 
 
-def test_artifact_that_its_runtime_cannot_load_is_a_device_error(make_bundle: Any) -> None:
-    with pytest.raises(DeviceError, match=r"model\.onnx: onnx could not run it"):
-        devices.profile([make_bundle(model=b"not a model")])
+def test_a_candidate_that_cannot_be_loaded_leaves_the_others_to_be_measured(make_bundle: Any) -> None:
+    profile = devices.profile([make_bundle(model=b"not a model")], iterations=2, repeats=1, threads=1, operators=False)
+    assert [record.target for record in profile.records] == ["reference"]
+    (failure,) = profile.failures
+    assert (failure.target, failure.kind) == ("onnx-fp32", "failed")
+    assert "onnx could not run it" in failure.reason
+
+
+def test_a_candidate_that_fails_within_the_rounds_leaves_the_others_to_be_measured(
+    make_bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    whole = OnnxRuntime.__call__
+
+    def failing(self: OnnxRuntime) -> list[np.ndarray]:
+        nonlocal calls
+        calls += 1
+        if calls > 20:  # past the proof and the warm-up
+            raise RuntimeError("out of memory")
+        return whole(self)
+
+    monkeypatch.setattr(OnnxRuntime, "__call__", failing)
+    profile = devices.profile([make_bundle()], iterations=30, repeats=1, threads=1, operators=False)
+    assert [(record.target, len(record.latency.iterations_ms)) for record in profile.records] == [("reference", 30)]
+    assert [failure.target for failure in profile.failures] == ["onnx-fp32"]
+    assert "out of memory" in profile.failures[0].reason
 
 
 @pytest.mark.slow
 def test_one_session_holds_reference_and_artifacts_with_all_their_figures(make_bundle: Any) -> None:
     bundle = make_bundle()
-    records = devices.profile([bundle], iterations=3, threads=1)
+    profile = devices.profile([bundle], iterations=3, repeats=2, threads=1)
+    assert profile.failures == []
+    records = profile.records
     assert [record.target for record in records] == ["reference", "onnx-fp32"]
     assert len({record.session for record in records}) == 1
     for record in records:
         assert (record.bundle, record.role, record.threads, record.obtained) == ("tiny", "student", 1, "measured")
-        assert len(record.latency.iterations_ms) == 3
+        assert [len(repeat.iterations_ms) for repeat in record.latency.repeats] == [3, 3]
         assert len(record.latency.warmup_ms) >= 3
         assert record.parity.passed
         assert record.memory is not None

@@ -112,7 +112,7 @@ def records_file(make_record: Any, tmp_path: Path) -> Path:
         make_record(times=[9.0, 10.0, 11.5]),
         make_record(times=[1.0], session="b" * 32, obtained="emulated"),
     ]
-    store.write_json(records, tmp_path / "records.json")
+    store.write_json(Profile(records=records), tmp_path / "records.json")
     return tmp_path / "records.json"
 
 
@@ -258,7 +258,9 @@ def test_speed_is_compared_within_one_session_only(draw: Any, records_file: Path
 def test_unsteady_and_unmeasured_are_said_to_be_so(draw: Any, make_record: Any, tmp_path: Path) -> None:
     record = make_record()
     unsteady = record.latency.model_copy(update={"steady": False})
-    store.write_json([make_record(latency=unsteady, memory=None, operators=[])], tmp_path / "records.json")
+    store.write_json(
+        Profile(records=[make_record(latency=unsteady, memory=None, operators=[])]), tmp_path / "records.json"
+    )
     row = draw(tmp_path / "records.json").row("student · ONNX Runtime")
     assert row[-2:] == ["3 (not steady)", "–"]
 
@@ -268,7 +270,7 @@ def test_figures_of_a_busy_machine_come_with_a_caution(
     draw: Any, make_record: Any, tmp_path: Path, load: float | None, warned: bool
 ) -> None:
     device = make_record().device.model_copy(update={"others_share": load})
-    store.write_json([make_record(device=device)], tmp_path / "records.json")
+    store.write_json(Profile(records=[make_record(device=device)]), tmp_path / "records.json")
     page = draw(tmp_path / "records.json")
     assert ("Caution" in page.text) is warned
     assert ("other programs took 75 % of the processors" in page.text) is warned
@@ -278,7 +280,8 @@ def test_names_cannot_bring_markup_onto_the_page(draw: Any, make_bundle: Any, ma
     device = make_record().device.model_copy(update={"model": HOSTILE})
     operator = make_record().operators[0].model_copy(update={"name": HOSTILE})
     runtime = f"</script>{HOSTILE} 1.0"
-    store.write_json([make_record(device=device, operators=[operator], runtime=runtime)], tmp_path / "r.json")
+    record = make_record(device=device, operators=[operator], runtime=runtime)
+    store.write_json(Profile(records=[record]), tmp_path / "r.json")
     page = draw(
         write_run(tmp_path / "run", name=HOSTILE),
         make_bundle(command=HOSTILE, parities={HOSTILE: parity("executed")}),

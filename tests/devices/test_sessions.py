@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices.protocol import VERSION, Schedule
-from devices.sessions import Began, Event, Loaded, MemoryFound, OperatorsFound, Plan, Planned, Round, Session
+from devices.sessions import Began, Event, Failed, Loaded, MemoryFound, OperatorsFound, Plan, Planned, Round, Session
+from toolkit.errors import DeviceError
 from toolkit.parity import Parity, Tolerance
 
 PARITY = Parity(
@@ -18,7 +19,7 @@ PARITY = Parity(
 
 
 def candidate(target: str) -> Planned:
-    return Planned(bundle="tiny", role="student", target=target, artifact_sha256="0" * 64, artifact_bytes=1)
+    return Planned(place=0, bundle="tiny", role="student", target=target, artifact_sha256="0" * 64, artifact_bytes=1)
 
 
 @pytest.fixture
@@ -74,14 +75,14 @@ def test_records_are_of_candidates_with_times(make_plan: Any, make_record: Any) 
     like = make_record()
     events: list[Event] = [loaded(0), loaded(1), began(0), Round(times_ms=[5, None])]
     events += [MemoryFound(candidate=0, memory=like.memory), OperatorsFound(candidate=0, operators=like.operators)]
-    (record,) = session(make_plan(), events).records()
+    (record,) = session(make_plan(), events).profile().records
     assert (record.target, record.runtime, record.latency.iterations_ms) == ("onnx-fp32", "x 1", [5])
     assert (record.memory, record.operators, record.interruptions) == (like.memory, like.operators, 0)
 
 
 def test_a_candidate_that_was_loaded_again_counts_an_interruption(make_plan: Any) -> None:
     events = [loaded(0), began(0), Round(times_ms=[5, None]), loaded(0), began(0), Round(times_ms=[6, None])]
-    (record,) = session(make_plan(), events).records()
+    (record,) = session(make_plan(), events).profile().records
     assert record.interruptions == 1
     assert [repeat.iterations_ms for repeat in record.latency.repeats] == [[5], [6]]
 
@@ -94,3 +95,17 @@ def test_plans_that_ask_for_the_same_share_a_fingerprint(make_plan: Any, same: d
 @pytest.mark.parametrize("other", [{"threads": 1}, {"repeats": 3}, {"candidates": [candidate("onnx-fp32")]}])
 def test_plans_that_ask_for_something_else_do_not(make_plan: Any, other: dict[str, Any]) -> None:
     assert make_plan(**other).fingerprint != make_plan().fingerprint
+
+
+def test_a_candidate_that_failed_is_a_failure_whatever_it_had_measured(make_plan: Any) -> None:
+    events = [loaded(0), loaded(1), began(0), Round(times_ms=[5, 6]), Failed(candidate=0, reason="gone", lost=True)]
+    found = session(make_plan(), events).profile()
+    assert [record.target for record in found.records] == ["reference"]
+    (failure,) = found.failures
+    assert (failure.target, failure.kind, failure.reason) == ("onnx-fp32", "lost", "gone")
+    assert str(failure) == "onnx-fp32 of tiny (student) was not measured, for the device was lost: gone"
+
+
+def test_failures_alone_are_an_error(make_plan: Any) -> None:
+    with pytest.raises(DeviceError, match="no room"):
+        session(make_plan(), [Failed(candidate=0, reason="no room")]).profile()

@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from devices import store
+from devices.records import Profile
 from devices.tables import Base
 from toolkit.errors import UserError
 
@@ -103,8 +104,8 @@ def test_record_of_another_release_is_refused(make_record: Any, url: str, databa
 
 def test_json_file_round_trip(make_record: Any, tmp_path: Path) -> None:
     records = [make_record(times=[1 / 3]), make_record(role="teacher", memory=None, operators=[])]
-    store.write_json(records, tmp_path / "out" / "records.json")
-    assert store.read_json(tmp_path / "out" / "records.json") == records
+    store.write_json(Profile(records=records), tmp_path / "out" / "records.json")
+    assert store.read_json(tmp_path / "out" / "records.json").records == records
 
 
 def test_missing_json_file_is_refused_with_how_to_make_one(tmp_path: Path) -> None:

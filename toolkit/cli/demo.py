@@ -12,7 +12,7 @@ from toolkit.cli.distill import print_evaluation
 from toolkit.cli.export import print_artifacts, print_parities, teacher_source
 from toolkit.cli.output import command_line, console
 from toolkit.cli.profile import print_records
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, DeviceError
 
 RECIPE = "demo-turbo-vaed"
 TARGETS = ["onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"]
@@ -46,9 +46,11 @@ def demo(
         raise CheckFailed(f"{bundle}: an artifact differs from PyTorch on this machine")
     _step(4, "profile: teacher and student on this host, interleaved")
     url = f"sqlite:///{output / 'profiles.db'}"
-    records = devices.profile([bundle, teacher], iterations=rounds, repeats=REPEATS, store=url, resume=True)
-    store.write_json(records, output / "profile.json")
-    print_records(records)
+    found = devices.profile([bundle, teacher], iterations=rounds, repeats=REPEATS, store=url, resume=True)
+    store.write_json(found, output / "profile.json")
+    print_records(found.records)
+    if found.failures:
+        raise DeviceError("; ".join(str(failure) for failure in found.failures))
     _step(5, "report")
     page = devices.report([run, bundle, teacher, output / "profile.json"], output / "report.html")
     console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)

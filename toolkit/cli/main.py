@@ -10,7 +10,21 @@ import typer
 from rich.markup import escape
 
 from toolkit import __version__, progress
-from toolkit.cli import demo, distill, doctor, encode, evaluate, export, flow, inspect, profile, recipes, report, verify
+from toolkit.cli import (
+    compare,
+    demo,
+    distill,
+    doctor,
+    encode,
+    evaluate,
+    export,
+    flow,
+    inspect,
+    profile,
+    recipes,
+    report,
+    verify,
+)
 from toolkit.cli.output import console_err
 from toolkit.errors import HandheldError, UserError
 from toolkit.quiet import hush_libraries
@@ -33,6 +47,7 @@ app.command()(export.export)
 app.command()(inspect.inspect)
 app.command()(verify.verify)
 app.command()(profile.profile)
+app.command()(compare.compare)
 app.command()(flow.flow)
 app.command()(report.report)
 

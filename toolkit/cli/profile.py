@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolkit.cli.output import console, print_table
+from toolkit.errors import DeviceError
 from toolkit.files import check_writable
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def profile(
     profiles.check_writable(store)  # found out now, not after the measurement
     if json_file is not None:
         check_writable(json_file)
-    records = devices.profile(
+    found = devices.profile(
         bundles,
         device,
         iterations=iterations,
@@ -46,12 +47,14 @@ def profile(
         resume=resume,
     )
     if json_file is not None:
-        profiles.write_json(records, json_file)
+        profiles.write_json(found, json_file)
     url = store or profiles.default_url()
-    print_records(records)
-    for record in records:
+    print_records(found.records)
+    for record in found.records:
         print_operators(record)
     console.print(f"records: {profiles.shown(url)}" + (f", {json_file}" if json_file else ""), soft_wrap=True)
+    if found.failures:
+        raise DeviceError("; ".join(str(failure) for failure in found.failures))
 
 
 def print_records(records: Sequence[ProfileRecord]) -> None:
