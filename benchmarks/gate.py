@@ -116,14 +116,7 @@ def main() -> int:
                 trials.append(trial(base, slowed(new) if is_slowed else new, is_slowed))
                 progress.update(len(trials), f"{number + 1} of {TRIALS} pairs")
         added = overhead(path, image, threads)
-    rows = [
-        [
-            "itself slowed by 10 %" if kind else "itself",
-            str(sum(t.fell for t in trials if t.slowed is kind)),
-            *_spread(kind, trials),
-        ]
-        for kind in (False, True)
-    ]
+    rows = [_row(is_slowed, trials) for is_slowed in (False, True)]
     columns = ["compared with", "gate fell", "median change", "widest interval"]
     print_table(f"{TRIALS} comparisons each, {threads} threads, {results_file.processor()}", columns, rows)
     results_file.write("gate", [*map(asdict, trials), {"overhead": added}])
@@ -138,10 +131,12 @@ def main() -> int:
     )
 
 
-def _spread(kind: bool, trials: list[Trial]) -> list[str]:
-    chosen = [t for t in trials if t.slowed is kind]
+def _row(is_slowed: bool, trials: list[Trial]) -> list[str]:
+    chosen = [t for t in trials if t.slowed is is_slowed]
     change = statistics.median(t.ratio for t in chosen) - 1
-    return [f"{change:+.1%}", f"{max(t.high - t.low for t in chosen) * 100:.1f} points"]
+    widest = max(t.high - t.low for t in chosen)
+    name = "itself slowed by 10 %" if is_slowed else "itself"
+    return [name, str(sum(t.fell for t in chosen)), f"{change:+.1%}", f"{100 * widest:.1f} points"]
 
 
 if __name__ == "__main__":

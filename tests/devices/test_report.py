@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import devices
 from devices import store
+from devices.records import Profile
 from toolkit.errors import CheckFailed, UserError
 from toolkit.parity import Parity, Tolerance
 
