@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 import devices
 from devices import store
+from devices.records import Profile
 from tests.devices.test_report import HOSTILE, Page, write_run
 from toolkit.errors import UserError
 from toolkit.flow_pictures import error_picture, flow_picture
@@ -140,7 +141,7 @@ def test_a_student_that_gives_no_numbers_has_a_page_without_shares(tmp_path: Pat
 def test_a_flow_run_its_bundle_records_and_a_run_of_videos_share_one_page(
     make_bundle: Any, make_record: Any, tmp_path: Path
 ) -> None:
-    store.write_json([make_record()], tmp_path / "records.json")
+    store.write_json(Profile(records=[make_record()]), tmp_path / "records.json")
     sources = [make_bundle(), tmp_path / "records.json", write_run(tmp_path / "video")]
     page = draw(tmp_path, write_flow_run(tmp_path / "run"), *sources)
     assert [value[:40] for value in page.loads if not value.startswith("data:image/")] == []
