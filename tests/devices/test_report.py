@@ -241,10 +241,10 @@ def test_records_show_latency_memory_and_operators_of_each_candidate(draw: Any, 
 def test_records_say_how_they_were_obtained_and_on_what(draw: Any, records_file: Path) -> None:
     text = " ".join(draw(records_file).text.split())
     where = "Example CPU (host, Linux 6.1), 2 threads"
-    assert f"measured on {where}, 3 interleaved rounds in one session" in text
-    assert f"emulated on {where}, 1 interleaved rounds in one session" in text
+    assert f"measured on {where}, 3 interleaved rounds in 1 repeat, one session" in text
+    assert f"emulated on {where}, 1 interleaved rounds in 1 repeat, one session" in text
     assert "figures of this machine, not of a phone" in text
-    assert "Iterations interleaved" in text
+    assert "Repeats of rounds" in text
 
 
 def test_speed_is_compared_within_one_session_only(draw: Any, records_file: Path) -> None:

@@ -39,9 +39,21 @@ def test_the_whole_way_from_a_recipe_to_a_report(write_recipe: RecipeWriter, tmp
     profile = ["profile", student, teacher, "--iterations", "2", "--json", records, "--store", store]
     assert handheld(*profile) == 0
     assert handheld("report", run, student, teacher, records, "--output", page) == 0
-    found = {(record["role"], record["target"]) for record in json.loads(records.read_text())}
+    found = {(record["role"], record["target"]) for record in json.loads(records.read_text())["records"]}
     assert found == {(role, target) for role in ("student", "teacher") for target in ("reference", "onnx-fp32")}
     assert "the speed of the teacher" in page.read_text()
+    assert handheld("compare", records, records, "--fail-if-slower", "5%") == 0
+    slower = tmp_path / "slower.json"
+    content = json.loads(records.read_text())
+    for record in content["records"]:
+        for repeat in record["latency"]["repeats"]:
+            repeat["iterations_ms"] = [2 * time for time in repeat["iterations_ms"]]
+    slower.write_text(json.dumps(content))
+    assert handheld("compare", records, slower) == 0
+    assert handheld("compare", records, slower, "--fail-if-slower", "5%") == 1
+    assert handheld("compare", slower, records, "--fail-if-slower", "0.05") == 0
+    assert handheld("compare", records, slower, "--fail-if-slower", "much") == 2
+    assert handheld("compare", records, student) == 2
 
 
 def test_clips_encoded_once_are_trained_from(

@@ -83,7 +83,7 @@ def test_a_recipe_of_flow_ends_in_a_proved_bundle_with_its_figures(
     assert handheld("verify", bundle) == 0
     store = f"sqlite:///{tmp_path / 'profiles.db'}"
     assert handheld("profile", bundle, "--iterations", "2", "--json", records, "--store", store) == 0
-    assert {record["target"] for record in json.loads(records.read_text())} == {"reference", "onnx-fp32"}
+    assert {record["target"] for record in json.loads(records.read_text())["records"]} == {"reference", "onnx-fp32"}
     assert handheld("report", flow_run, bundle, records, "--output", tmp_path / "report.html") == 0
     page = (tmp_path / "report.html").read_text()
     assert "held-out pair 2" in page
