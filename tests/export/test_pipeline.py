@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import devices
 import export
 from export import parity, targets
 from export.sources import Source, fit, from_run
@@ -217,10 +218,9 @@ def test_the_card_of_a_streamed_bundle_says_how_to_drive_it(streamed: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_streamed_bundle_is_profiled_one_step_at_a_time(streamed: Path) -> None:
-    from devices.host import profile_host
-
-    records = profile_host([streamed], threads=1)
+def test_a_streamed_bundle_is_profiled_one_step_at_a_time(streamed: Path, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'profiles.db'}"
+    records = devices.profile([streamed], iterations=2, threads=1, store=store).records
     assert {record.target for record in records} >= {"onnx-fp32", "executorch-xnnpack-fp32"}
     assert all(record.parity.passed for record in records)
 
