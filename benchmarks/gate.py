@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,11 +79,12 @@ def slowed(call: Callable[[], object]) -> Callable[[], None]:
 
 def trial(base: Callable[[], object], new: Callable[[], object], is_slowed: bool) -> Trial:
     """One run of the protocol on two candidates."""
-    for call in (base, new):
-        protocol.warm_up(call)
+    measures = [partial(protocol.timed, call) for call in (base, new)]
+    for measure in measures:
+        protocol.warm_up(measure)
     pairs = []
     for repeat in range(REPEATS):
-        rounds = protocol.interleaved([base, new], repeat * ITERATIONS, ITERATIONS)
+        rounds = protocol.interleaved(measures, repeat * ITERATIONS, ITERATIONS)
         pairs.append([(times[0], times[1]) for times in rounds])
     ratio, interval = ratio_interval(pairs)
     assert interval is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,17 +10,25 @@ from pydantic import TypeAdapter
 from sqlalchemy import Engine, orm, select
 
 from devices import store
-from devices.sessions import Event, Plan, Session
+from devices.sessions import Event, Plan, Session, Watch
 from devices.tables import EventRow, SessionRow
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 class Journal:
-    """The sessions of a store: a SQLAlchemy URL, or None for the user's own."""
+    """The sessions of a store: a SQLAlchemy URL, or None for the user's own.
 
-    def __init__(self, url: str | None = None) -> None:
-        self.url = url or store.default_url()
+    `watch` looks on at all of them; once `stop` was called, each ends with its next event.
+    """
+
+    def __init__(self, url: str | None = None, watch: Watch | None = None) -> None:
+        self.url, self._watch = url or store.default_url(), watch
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """End all sessions under way, in whatever thread; what they have is in the store."""
+        self._stop.set()
 
     @contextmanager
     def session(self, plan: Plan, resume: bool = False) -> Iterator[Session]:
@@ -69,4 +78,4 @@ class Journal:
             with orm.Session(engine) as database, database.begin():
                 database.add(EventRow(session=plan.session, event=event.model_dump(mode="json")))
 
-        return Session(plan, events, keep)
+        return Session(plan, events, keep, self._watch, self._stop)

@@ -33,6 +33,7 @@ PAUSE_S = 1.0
 
 Clock = Callable[[], float]
 Call = Callable[[], object]
+Measure = Callable[[], float]
 
 
 class Schedule(StrictModel):
@@ -62,26 +63,25 @@ def is_steady(times_ms: Sequence[float]) -> bool:
     return (max(last) - min(last)) <= SPREAD * statistics.median(last)
 
 
-def warm_up(call: Call, clock: Clock = time.perf_counter) -> list[float]:
-    """Call until steady or until the limit; the milliseconds of every call."""
+def warm_up(measure: Measure) -> list[float]:
+    """Measure until steady or until the limit; the milliseconds of every call."""
     times: list[float] = []
     while len(times) < WARMUP_LIMIT and not is_steady(times):
-        times.append(timed(call, clock))
+        times.append(measure())
     return times
 
 
-def interleaved(
-    calls: Sequence[Call], first: int, rounds: int, clock: Clock = time.perf_counter
-) -> Iterator[list[float]]:
-    """The milliseconds of each call in each of `rounds` rounds, number `first` and on.
+def interleaved(measures: Sequence[Measure], first: int, rounds: int) -> Iterator[list[float]]:
+    """What each of `measures` gives in each of `rounds` rounds, number `first` and on.
 
-    Round n starts with call n, counted around, so that none always follows the same one.
+    A measure calls its candidate once and gives the milliseconds that this took, by the clock of the device. Round n
+    starts with measure n, counted around, so that none always follows the same one.
     """
     for number in range(first, first + rounds):
-        times = [0.0] * len(calls)
-        for offset in range(len(calls)):
-            index = (number + offset) % len(calls)
-            times[index] = timed(calls[index], clock)
+        times = [0.0] * len(measures)
+        for offset in range(len(measures)):
+            index = (number + offset) % len(measures)
+            times[index] = measures[index]()
         yield times
 
 

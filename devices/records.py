@@ -209,10 +209,16 @@ class Failure(StrictModel):
 
 
 class Profile(StrictModel):
-    """What one session measured, and what it could not."""
+    """What was measured, and what could not be. `errors` are of devices that gave nothing at all, a line each."""
 
     records: list[ProfileRecord]
     failures: list[Failure] = []
+    errors: list[str] = []
+
+    @property
+    def troubles(self) -> list[str]:
+        """All that went wrong, a line each."""
+        return [*map(str, self.failures), *self.errors]
 
     def of(self, place: int) -> Profile:
         """The part that speaks of the `place`-th bundle that was named."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
@@ -166,17 +167,53 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+class Watch(Protocol):
+    """Somebody who looks on. Called by the thread that measures, between calls: so what it does must take no time."""
+
+    def seen(self, session: Session, event: Event | None) -> None:
+        """`event` was added; None at the session's beginning."""
+        ...
+
+    def said(self, session: Session, text: str) -> None:
+        """What is being done now."""
+        ...
+
+
+class Stopped(Exception):
+    """Somebody asked the session to stop; what it has is in the store."""
+
+
 class Session:
-    """A plan and what happened so far; `keep` is called with every new event before anything follows it."""
+    """A plan and what happened so far; `keep` is called with every new event before anything follows it.
+
+    Where `stop` is set, by another thread, the next event raises `Stopped` after it was kept.
+    """
 
     def __init__(
-        self, plan: Plan, events: Sequence[Event] = (), keep: Callable[[Event], None] = lambda _: None
+        self,
+        plan: Plan,
+        events: Sequence[Event] = (),
+        keep: Callable[[Event], None] = lambda _: None,
+        watch: Watch | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
-        self.plan, self.events, self._keep = plan, list(events), keep
+        self.plan, self.events = plan, list(events)
+        self._keep, self._watch, self._stop = keep, watch, stop
+        if watch is not None:
+            watch.seen(self, None)
 
     def add(self, event: Event) -> None:
         self._keep(event)
         self.events.append(event)
+        if self._watch is not None:
+            self._watch.seen(self, event)
+        if self._stop is not None and self._stop.is_set():
+            raise Stopped
+
+    def say(self, text: str) -> None:
+        """Tell whoever looks on what is being done now."""
+        if self._watch is not None:
+            self._watch.said(self, text)
 
     def of(self, kind: type[StrictModel], candidate: int) -> StrictModel | None:
         """The last event of a kind that speaks of one candidate."""
@@ -214,22 +251,30 @@ class Session:
             raise DeviceError(failures[0].reason)
         return Profile(records=records, failures=failures)
 
+    def lost(self, reason: str) -> list[Failure]:
+        """What a device that is gone leaves: those that failed before, and all others as lost."""
+        failed = self._failures()
+        known = {(failure.place, failure.target) for failure in failed}
+        others = [planned for planned in self.plan.candidates if (planned.place, planned.target) not in known]
+        return failed + [self._failure(planned, reason, lost=True) for planned in others]
+
     def _failures(self) -> list[Failure]:
-        found = []
-        for number, planned in enumerate(self.plan.candidates):
-            failed = self.of(Failed, number)
-            if isinstance(failed, Failed):
-                found.append(
-                    Failure(
-                        **planned.model_dump(exclude={"artifact_bytes"}),
-                        session=self.plan.session,
-                        created=self.plan.created,
-                        device=self.plan.device,
-                        kind="lost" if failed.lost else "failed",
-                        reason=failed.reason,
-                    )
-                )
-        return found
+        failed = [self.of(Failed, number) for number in self._numbers()]
+        return [
+            self._failure(planned, event.reason, event.lost)
+            for planned, event in zip(self.plan.candidates, failed, strict=True)
+            if isinstance(event, Failed)
+        ]
+
+    def _failure(self, planned: Planned, reason: str, lost: bool) -> Failure:
+        return Failure(
+            **planned.model_dump(exclude={"artifact_bytes"}),
+            session=self.plan.session,
+            created=self.plan.created,
+            device=self.plan.device,
+            kind="lost" if lost else "failed",
+            reason=reason,
+        )
 
     def _records(self) -> list[ProfileRecord]:
         """Of every candidate that was loaded, has times and did not fail."""

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import devices
+from devices import profiling
+from devices.bench import DeviceLost
 from devices.host_runtimes import OnnxRuntime
+from devices.records import Profile
 from toolkit.errors import CheckFailed, DeviceError, UserError
 
 
@@ -69,6 +72,41 @@ def test_a_candidate_that_fails_within_the_rounds_leaves_the_others_to_be_measur
     assert [(record.target, len(record.latency.iterations_ms)) for record in profile.records] == [("reference", 30)]
     assert [failure.target for failure in profile.failures] == ["onnx-fp32"]
     assert "out of memory" in profile.failures[0].reason
+
+
+@pytest.fixture
+def two_phones(make_record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device `phone` that answers by the name behind the colon: `good`, `away` or `bad`."""
+
+    def profiler(_bundles: Any, request: Any) -> Profile:
+        if request.which == "away":
+            raise DeviceLost("phone: unplugged")
+        if request.which == "bad":
+            raise DeviceError("phone: no room")
+        return Profile(records=[make_record(session=request.which or "")])
+
+    monkeypatch.setitem(profiling.PROFILERS, "phone", profiler)
+
+
+def test_several_devices_give_one_profile_in_the_order_they_were_named(make_bundle: Any, two_phones: None) -> None:
+    found = devices.profile([make_bundle()], ["phone:b", "phone:a", "phone:b"])
+    assert [record.session for record in found.records] == ["b", "a"]
+
+
+def test_a_device_that_gives_nothing_leaves_the_others(make_bundle: Any, two_phones: None) -> None:
+    found = devices.profile([make_bundle()], ["phone:good", "phone:away", "phone:bad"])
+    assert [record.session for record in found.records] == ["good"]
+    assert found.troubles == ["phone:away: phone: unplugged", "phone:bad: phone: no room"]
+
+
+def test_devices_that_all_give_nothing_are_an_error(make_bundle: Any, two_phones: None) -> None:
+    with pytest.raises(DeviceError, match=r"phone:away: phone: unplugged; phone:bad: phone: no room"):
+        devices.profile([make_bundle()], ["phone:away", "phone:bad"])
+
+
+def test_this_machine_has_no_other_name(make_bundle: Any) -> None:
+    with pytest.raises(UserError, match="host:box: this machine is just `host`"):
+        devices.profile([make_bundle()], "host:box")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -41,6 +42,10 @@ class Clock:
 
         return call
 
+    def measuring(self, times_ms: Sequence[float]) -> Callable[[], float]:
+        """The same, as a measure."""
+        return partial(timed, self.costing(times_ms), self)
+
 
 def test_time_of_a_call_is_in_milliseconds() -> None:
     clock = Clock()
@@ -70,7 +75,7 @@ def test_steady_is_when_the_last_few_times_agree(times: list[float], steady: boo
 
 def test_warm_up_stops_at_the_first_steady_window_and_keeps_every_time() -> None:
     clock = Clock()
-    times = warm_up(clock.costing([300, 150, 101, 100, 102, 5, 5]), clock)
+    times = warm_up(clock.measuring([300, 150, 101, 100, 102, 5, 5]))
     assert times == pytest.approx([300, 150, 101, 100, 102])
     assert is_steady(times)
 
@@ -78,14 +83,14 @@ def test_warm_up_stops_at_the_first_steady_window_and_keeps_every_time() -> None
 def test_warm_up_gives_up_at_the_limit_and_says_so() -> None:
     clock = Clock()
     restless = [float(2**number) for number in range(WARMUP_LIMIT + 5)]
-    times = warm_up(clock.costing(restless), clock)
+    times = warm_up(clock.measuring(restless))
     assert times == pytest.approx(restless[:WARMUP_LIMIT])
     assert not is_steady(times)
 
 
 def test_steady_at_the_very_limit_counts() -> None:
     clock = Clock()
-    times = warm_up(clock.costing([float(2**number) for number in range(WARMUP_LIMIT - 3)] + [7.0, 7.0, 7.0]), clock)
+    times = warm_up(clock.measuring([float(2**number) for number in range(WARMUP_LIMIT - 3)] + [7.0, 7.0, 7.0]))
     assert len(times) == WARMUP_LIMIT
     assert is_steady(times)
 
@@ -95,8 +100,12 @@ def test_every_round_calls_every_candidate_once_and_starts_one_further_on(
     candidates: int, first: int, rounds: int
 ) -> None:
     order: list[int] = []
-    calls = [lambda index=index: order.append(index) for index in range(candidates)]
-    times = list(interleaved(calls, first, rounds))
+
+    def measure(index: int) -> float:
+        order.append(index)
+        return float(index)
+
+    times = list(interleaved([partial(measure, index) for index in range(candidates)], first, rounds))
     assert [len(row) for row in times] == [candidates] * rounds
     found = [order[start : start + candidates] for start in range(0, len(order), candidates)]
     assert len(found) == rounds
@@ -107,13 +116,18 @@ def test_every_round_calls_every_candidate_once_and_starts_one_further_on(
 
 def test_times_go_to_the_candidate_that_took_them() -> None:
     clock = Clock()
-    calls = [clock.costing([1, 2]), clock.costing([10, 20]), clock.costing([100, 200])]
-    assert list(interleaved(calls, 1, 2, clock)) == [pytest.approx([1, 10, 100]), pytest.approx([2, 20, 200])]
+    measures = [clock.measuring([1, 2]), clock.measuring([10, 20]), clock.measuring([100, 200])]
+    assert list(interleaved(measures, 1, 2)) == [pytest.approx([1, 10, 100]), pytest.approx([2, 20, 200])]
 
 
 def test_a_round_is_given_before_the_next_one_begins() -> None:
-    made: list[int] = []
-    for number, _ in enumerate(interleaved([lambda: made.append(1)], 0, 3), start=1):
+    made: list[float] = []
+
+    def measure() -> float:
+        made.append(1.0)
+        return 1.0
+
+    for number, _ in enumerate(interleaved([measure], 0, 3), start=1):
         assert len(made) == number
 
 

@@ -49,8 +49,8 @@ def demo(
     found = devices.profile([bundle, teacher], iterations=rounds, repeats=REPEATS, store=url, resume=True)
     store.write_json(found, output / "profile.json")
     print_records(found.records)
-    if found.failures:
-        raise DeviceError("; ".join(str(failure) for failure in found.failures))
+    if found.troubles:
+        raise DeviceError("; ".join(found.troubles))
     _step(5, "report")
     page = devices.report([run, bundle, teacher, output / "profile.json"], output / "report.html")
     console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)

@@ -13,6 +13,7 @@ from toolkit import __version__, progress
 from toolkit.cli import (
     compare,
     demo,
+    devices,
     distill,
     doctor,
     encode,
@@ -46,6 +47,7 @@ app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(inspect.inspect)
 app.command()(verify.verify)
+app.add_typer(devices.app, name="devices")
 app.command()(profile.profile)
 app.command()(compare.compare)
 app.command()(flow.flow)

@@ -16,20 +16,28 @@ if TYPE_CHECKING:
     from devices.records import ProfileRecord
 
 STORE_VARIABLE = "HANDHELD_STORE"
+WAIT_S = 600.0
 
 
 def profile(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles to time against each other.")],
-    device: Annotated[str, typer.Option(help="The device's name.")] = "host",
+    *,
+    device: Annotated[
+        list[str] | None, typer.Option(help="KIND or KIND:WHICH; may be repeated. Default: host.")
+    ] = None,
     iterations: Annotated[int, typer.Option(min=1, help="Timed rounds of a repeat; each calls every candidate.")] = 10,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats, with time to cool between them.")] = 3,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: all cores).")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: what suits the device).")] = None,
     operators: Annotated[bool, typer.Option(help="Per-operator tables, in a pass of their own.")] = True,
     store: Annotated[str | None, typer.Option(envvar=STORE_VARIABLE, help="Where records are kept.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished session of the same.")] = False,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for a device that is not there.")] = WAIT_S,
+    fixed_clocks: Annotated[bool, typer.Option(help="Hold a phone's clocks while measuring, where it can.")] = True,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave what was copied to a device there.")] = False,
+    lan: Annotated[bool, typer.Option("--lan", help="Open the browser's page to the local network.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the records to this file too.")] = None,
 ) -> None:
-    """Measure latency and memory: load, first inference, warm-up, interleaved iterations."""
+    """Measure latency and memory on devices: load, first inference, warm-up, interleaved iterations."""
     import devices
     from devices import store as profiles
 
@@ -38,23 +46,34 @@ def profile(
         check_writable(json_file)
     found = devices.profile(
         bundles,
-        device,
+        device or ["host"],
         iterations=iterations,
         repeats=repeats,
         threads=threads,
         operators=operators,
         store=store,
         resume=resume,
+        wait_s=wait,
+        fixed_clocks=fixed_clocks,
+        keep=keep,
+        lan=lan,
     )
     if json_file is not None:
         profiles.write_json(found, json_file)
     url = store or profiles.default_url()
-    print_records(found.records)
-    for record in found.records:
-        print_operators(record)
+    for records in by_session(found.records):
+        print_records(records)
+        for record in records:
+            print_operators(record)
     console.print(f"records: {profiles.shown(url)}" + (f", {json_file}" if json_file else ""), soft_wrap=True)
-    if found.failures:
-        raise DeviceError("; ".join(str(failure) for failure in found.failures))
+    if found.troubles:
+        raise DeviceError("; ".join(found.troubles))
+
+
+def by_session(records: Sequence[ProfileRecord]) -> list[list[ProfileRecord]]:
+    """Records of one session together, in their order."""
+    sessions = dict.fromkeys(record.session for record in records)
+    return [[record for record in records if record.session == session] for session in sessions]
 
 
 def print_records(records: Sequence[ProfileRecord]) -> None:

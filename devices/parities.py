@@ -1,0 +1,53 @@
+"""Whether a device's output is right: what every kind of device compares with the bundle's sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from toolkit.bundle import SAMPLE, Artifact, Manifest
+from toolkit.errors import DeviceError
+from toolkit.parity import Execution, Parity, Tolerance, compare
+
+REFERENCE_TARGET = "reference"
+REFERENCE_TOLERANCE = Tolerance(max_share=1e-4)
+
+
+class Sample(NamedTuple):
+    """A bundle's sample: arrays by the names that the manifest gives them, in the order of the artifact's."""
+
+    inputs: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray]
+
+
+def signature(manifest: Manifest) -> Artifact:
+    """The artifact whose inputs and outputs are those of the bundle's reference: one that does not hide its states."""
+    return max(manifest.artifacts, key=lambda artifact: len(artifact.inputs))
+
+
+def sample(bundle: Path, manifest: Manifest) -> Sample:
+    """The inputs of `sample.npz`, and PyTorch's fp32 output on them."""
+    described = signature(manifest)
+    with np.load(bundle / SAMPLE) as arrays:
+        return Sample(
+            {info.name: arrays[info.name] for info in described.inputs},
+            {info.name: arrays[info.name] for info in described.outputs},
+        )
+
+
+def tolerance(manifest: Manifest, target: str) -> Tolerance:
+    """How far a target's output may be from PyTorch's."""
+    return REFERENCE_TOLERANCE if target == REFERENCE_TARGET else manifest.artifact(target).parity.tolerance
+
+
+def prove(
+    what: Path | str, outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], allowed: Tolerance, runtime: str
+) -> Parity:
+    """The parity of `what`, executed; raises `DeviceError` where its output is wrong: it is not worth timing."""
+    parity = compare(Execution(list(outputs), "executed", runtime), expected, allowed)
+    if not parity.passed:
+        raise DeviceError(f"{what}: wrong output on this machine ({parity}); it was not used")
+    return parity
