@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: setup demo test check bench docs clean
+.PHONY: setup demo test lint check bench docs clean
 
 setup: $(READY)
 
@@ -24,11 +24,13 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-check: $(READY)
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
 
 bench: $(READY)

@@ -2,8 +2,7 @@
 
 A small convolutional model is compared `TRIALS` times with itself, and `TRIALS` times with itself slowed by 10 %: after
 every call the same thread waits for another tenth of the time that the call took. Both by `handheld compare`'s own
-protocol and statistics, with `--fail-if-slower 5%`, on this machine as it is, with all that disturbs it. Then a loop
-around the bare runtime beside the profiler's own calls, in turn: what the profiler adds.
+protocol and statistics, with `--fail-if-slower 5%`, on this machine as it is, with all that disturbs it.
 """
 
 from __future__ import annotations
@@ -18,12 +17,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 
 from benchmarks import results_file
 from benchmarks.bars import at_least, at_most, print_bars
-from benchmarks.timing import interleaved
 from devices import protocol
 from devices.comparison import ratio_interval
 from devices.host import available_cores
@@ -37,9 +34,7 @@ REPEATS, ITERATIONS = 3, 20  # what `handheld compare` does by default
 LIMIT = 0.05
 SLOWED = 0.10
 MOST_FALSE, LEAST_CAUGHT = 2, 45
-MOST_OVERHEAD = 1.03
 SIZE, CHANNELS, LAYERS = (96, 128), 24, 6
-LOOP_ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -91,21 +86,6 @@ def trial(base: Callable[[], object], new: Callable[[], object], is_slowed: bool
     return Trial(is_slowed, ratio, interval.low, interval.high, interval.low > 1 + LIMIT)
 
 
-def overhead(path: Path, image: np.ndarray, threads: int) -> float:
-    """The p50 of the profiler's calls over that of a bare loop's, taken in turn."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: image}
-    calls: dict[str, Callable[[], object]] = {
-        "bare": lambda: session.run(None, feed),
-        "profiler": OnnxRuntime(path, [image], threads),
-    }
-    times = {name: statistics.median(taken) for name, taken in interleaved(calls, LOOP_ROUNDS).items()}
-    return times["profiler"] / times["bare"]
-
-
 def main() -> int:
     hush_libraries()
     threads, image = available_cores(), np.random.default_rng(0).random((1, 3, *SIZE), np.float32)
@@ -117,18 +97,16 @@ def main() -> int:
                 base, new = (OnnxRuntime(path, [image], threads) for _ in range(2))
                 trials.append(trial(base, slowed(new) if is_slowed else new, is_slowed))
                 progress.update(len(trials), f"{number + 1} of {TRIALS} pairs")
-        added = overhead(path, image, threads)
     rows = [_row(is_slowed, trials) for is_slowed in (False, True)]
     columns = ["compared with", "gate fell", "median change", "widest interval"]
     print_table(f"{TRIALS} comparisons each, {threads} threads, {results_file.processor()}", columns, rows)
-    results_file.write("gate", [*map(asdict, trials), {"overhead": added}])
+    results_file.write("gate", list(map(asdict, trials)))
     false = sum(t.fell for t in trials if not t.slowed)
     caught = sum(t.fell for t in trials if t.slowed)
     return print_bars(
         [
             at_most("false alarms", false, MOST_FALSE),
             at_least("caught", caught, LEAST_CAUGHT),
-            at_most("profiler's p50 over a bare loop's", added, MOST_OVERHEAD),
         ]
     )
 
