@@ -1,8 +1,8 @@
 """What does the profiler add to what it measures? `python -m benchmarks.overhead`
 
 The student that ships with Handheld is profiled by `devices.profile`, with its store and its live view. Ahead of every
-repeat the same runtimes are called as often in a bare loop, loaded by their own interfaces and with the same threads, so
-that both are measured in one run and in turn.
+repeat the same runtimes are called as often in a bare loop, loaded by their own interfaces and with the same threads:
+both are measured in one run and in turn.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from devices.live import View
 
 import devices
 import export
@@ -26,7 +27,6 @@ from benchmarks import results_file
 from benchmarks.bars import at_most, print_bars
 from devices import protocol, sessions
 from devices.host import available_cores
-from devices.live import View
 from devices.parities import sample
 from devices.sessions import Session
 from toolkit.bundle import REFERENCE, read_manifest
