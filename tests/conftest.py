@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ def write_clip(path: Path, frames: int = 20, height: int = 48, width: int = 64) 
 def one_thread() -> None:
     """Each worker has one thread, whatever a test before set: sums over threads differ in their last bits."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def plain_scheduling() -> Iterator[None]:
+    """No test may leave its worker with real-time priority, as encoders may do for root: it would starve all others."""
+    yield
+    if hasattr(os, "sched_getscheduler"):
+        policy = os.sched_getscheduler(0)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        assert policy == os.SCHED_OTHER
 
 
 @pytest.fixture(scope="session")

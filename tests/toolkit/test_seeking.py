@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,6 +68,10 @@ def write_video(path: Path, encoded: Encoded) -> Path:
             frame.pts, frame.time_base = time, Fraction(1, 24)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    if codec == "libsvtav1" and hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(
+            0, os.SCHED_OTHER, os.sched_param(0)
+        )  # for root it takes real-time priority, and keeps it
     return path
 
 
