@@ -75,7 +75,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--root", type=Path, required=True, help="the folder that is /data/local/tmp")
     parser.add_argument("--phone", default="pixel8", help="one of phones/*.yaml")
-    parser.add_argument("--changes", type=Path, required=True, help="a JSON file of changes to it, read at every question")
+    parser.add_argument(
+        "--changes", type=Path, required=True, help="a JSON file of changes to it, read at every question"
+    )
     parser.add_argument("--log", type=Path, required=True, help="where opened services are noted")
     parser.add_argument("--fault", action="append", default=[])
     return parser.parse_args()

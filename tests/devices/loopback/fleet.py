@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 REPOSITORY = Path(__file__).parents[3]
 START_S = 30.0
 DETACHED: dict[str, Any] = {
@@ -134,3 +136,14 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.05)
     raise RuntimeError("the phone's process does not listen")
+
+
+def wait_for_end_of(words: str) -> None:
+    """Wait until no process has these words in its command line; raises `AssertionError` after `START_S`."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        running = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
+        if not any(words in " ".join(command) for command in running):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"a process with '{words}' in its command line is still running")

@@ -168,8 +168,8 @@ class Shell:
     async def _follow(self, process: asyncio.subprocess.Process, command: Command) -> int:
         feeding = asyncio.create_task(self._feed(process))
         try:
-            assert process.stdout is not None and process.stderr is not None
-            await asyncio.gather(self._out(process.stdout, command), self._err(process.stderr, command))
+            assert process.stderr is not None
+            await asyncio.gather(self._out(process, command), self._err(process.stderr, command))
             return await asyncio.wait_for(process.wait(), GRACE_S)
         finally:
             feeding.cancel()
@@ -189,16 +189,18 @@ class Shell:
         except ConnectionError:
             pass  # the program ended without reading to the end
 
-    async def _out(self, output: asyncio.StreamReader, command: Command) -> None:
+    async def _out(self, process: asyncio.subprocess.Process, command: Command) -> None:
+        assert process.stdout is not None
         number = 0
         truncated = self._faults.value("truncated")
-        while line := await output.readline():
+        while line := await process.stdout.readline():
             number += 1
             if self._faults.value("garbage") is not None:
                 line = b"\xff\xfe Segmentation fold\n"
             if truncated is not None and number == int(truncated):
                 await self._write(STDOUT, line[: len(line) // 2], command)
-                raise Closed
+                os.killpg(process.pid, signal.SIGKILL)
+                return
             if b'"ran"' in line and self._faults.counted("drop-run", 1):
                 self._drop()
                 raise Closed

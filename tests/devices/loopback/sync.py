@@ -73,9 +73,7 @@ async def _list(stream: Stream, sandbox: Sandbox, path: str) -> None:
     await stream.write(struct.pack("<4s4I", b"DONE", 0, 0, 0, 0))
 
 
-async def _take_file(
-    stream: Stream, sandbox: Sandbox, faults: Faults, drop: Callable[[], None], target: str
-) -> None:
+async def _take_file(stream: Stream, sandbox: Sandbox, faults: Faults, drop: Callable[[], None], target: str) -> None:
     """A push; as on a phone, what arrived before the connection broke stays there."""
     path, _, mode = target.rpartition(",")
     reason = NO_SPACE if faults.value("full") is not None else None
