@@ -25,6 +25,7 @@ class Stream:
     def __init__(self, connection: socket.socket, name: str, has_protocol: bool, is_there: Callable[[], bool]) -> None:
         self._socket, self._name, self._has_protocol, self._is_there = connection, name, has_protocol, is_there
         self._raw, self._out, self._log = b"", b"", b""
+        self.mixed = not has_protocol
         self.code: int | None = None
         self._ended = False
 

@@ -29,7 +29,14 @@ def list_host() -> list[Listed]:
     return [Listed("host", "host", found.model, found.system, "ready")]
 
 
-LISTERS: dict[str, Callable[[], list[Listed]]] = {"host": list_host}
+def list_android() -> list[Listed]:
+    """Phones that adb sees."""
+    from devices import android  # it takes `Listed` from here
+
+    return android.list_android()
+
+
+LISTERS: dict[str, Callable[[], list[Listed]]] = {"host": list_host, "android": list_android}
 
 
 def list_devices() -> list[Listed]:

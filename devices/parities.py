@@ -44,10 +44,15 @@ def tolerance(manifest: Manifest, target: str) -> Tolerance:
 
 
 def prove(
-    what: Path | str, outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], allowed: Tolerance, runtime: str
+    what: Path | str,
+    outputs: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    allowed: Tolerance,
+    runtime: str,
+    where: str = "this machine",
 ) -> Parity:
     """The parity of `what`, executed; raises `DeviceError` where its output is wrong: it is not worth timing."""
     parity = compare(Execution(list(outputs), "executed", runtime), expected, allowed)
     if not parity.passed:
-        raise DeviceError(f"{what}: wrong output on this machine ({parity}); it was not used")
+        raise DeviceError(f"{what}: wrong output on {where} ({parity}); it was not used")
     return parity

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from devices.android import profile_android
 from devices.bench import DeviceLost
 from devices.host import profile_host
 from devices.journal import Journal
@@ -19,7 +20,7 @@ from toolkit.errors import DeviceError, UserError, unknown_name
 
 Profiler = Callable[[Sequence[Path], Request], Profile]
 
-PROFILERS: dict[str, Profiler] = {"host": profile_host}
+PROFILERS: dict[str, Profiler] = {"host": profile_host, "android": profile_android}
 
 
 def profile(

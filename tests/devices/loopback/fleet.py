@@ -33,6 +33,7 @@ class Handset:
 
     folder: Path
     port: int
+    kind: str
     process: subprocess.Popen[bytes]
 
     @property
@@ -72,19 +73,21 @@ class Fleet:
     environment: dict[str, str]
     phones: list[Handset] = field(default_factory=list)
 
-    def add(self, phone: str = "pixel8", faults: Sequence[str] = (), connect: bool = True) -> Handset:
+    def add(self, phone: str = "pixel8", faults: Sequence[str] = ()) -> Handset:
         """Start a phone and connect adb to it."""
         port, folder = free_port(), self.folder / f"phone{len(self.phones)}"
         folder.mkdir()
-        command = [sys.executable, "-m", "tests.devices.loopback", "--phone", phone, "--port", str(port)]
-        command += ["--root", str(folder / "tmp"), "--changes", str(folder / "changes.json")]
-        command += ["--log", str(folder / "services.jsonl"), *(f"--fault={fault}" for fault in faults)]
-        handset = Handset(folder, port, subprocess.Popen(command, cwd=REPOSITORY, **DETACHED))
+        handset = Handset(folder, port, phone, _start(folder, port, phone, faults))
         self.phones.append(handset)
-        _wait_for_port(port, handset.process)
-        if connect:
-            self.adb("connect", handset.serial)
+        self.adb("connect", handset.serial)
         return handset
+
+    def restart(self, handset: Handset) -> None:
+        """Switch a phone off and on: its files are there still, its faults are not."""
+        handset.end()
+        handset.process = _start(handset.folder, handset.port, handset.kind)
+        self.adb("disconnect", handset.serial)
+        self.adb("connect", handset.serial)
 
     def adb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The platform's own adb, on this fleet's server."""
@@ -124,6 +127,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _start(folder: Path, port: int, kind: str, faults: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.devices.loopback", "--phone", kind, "--port", str(port)]
+    command += ["--root", str(folder / "tmp"), "--changes", str(folder / "changes.json")]
+    command += ["--log", str(folder / "services.jsonl"), *(f"--fault={fault}" for fault in faults)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, **DETACHED)
+    _wait_for_port(port, process)
+    return process
 
 
 def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
