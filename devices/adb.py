@@ -39,7 +39,7 @@ _LOST = ("not found", "offline", "closed", "no devices", "still connecting", "st
 
 @dataclass(frozen=True)
 class Attached:
-    """A phone as adb lists it. `model` has underscores for blanks; it is None until the phone lets adb in."""
+    """A phone as adb lists it. `model` is its letters and digits; it is None until the phone lets adb in."""
 
     serial: str
     state: str
@@ -122,7 +122,8 @@ def _named(phones: Sequence[Attached]) -> str:
 
 
 def _plain(model: str | None) -> str:
-    return (model or "").replace(" ", "_").lower()
+    """As adb writes a model: a letter or digit stays, anything else is an underscore."""
+    return re.sub(r"[^a-z0-9]", "_", (model or "").lower())
 
 
 class Phone:

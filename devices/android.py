@@ -70,7 +70,7 @@ def _measure(
 @contextmanager
 def depot(phone: Phone, session: Session, keep: bool) -> Iterator[Depot]:
     """The session's files on the phone; at the end they are taken away, where it still answers."""
-    files = Depot(phone, session.say)
+    files = Depot(phone, session.plan.session, session.say)
     try:
         yield files
     finally:
@@ -80,11 +80,16 @@ def depot(phone: Phone, session: Session, keep: bool) -> Iterator[Depot]:
 
 
 def runnable(sources: Sequence[Source], abi: str, name: str) -> list[Source]:
-    """Those for which a runner is there. Raises `UserError` where no source is for one, `DeviceError` without runner."""
+    """Those for which a runner is there.
+
+    Raises `UserError` where none of them is for a runner at all, `DeviceError` where no such runner is installed.
+    """
     wanted = [source for source in sources if runtime_of(source.target) is not None]
     if not wanted:
         held = ", ".join(sorted({source.target for source in sources}))
-        raise UserError(f"{name}: runs ExecuTorch and ONNX artifacts, and the bundles hold {held}; export such a target")
+        raise UserError(
+            f"{name}: runs ExecuTorch and ONNX artifacts, and the bundles hold {held}; export such a target"
+        )
     found = [source for source in wanted if _has_runner(source, abi)]
     if not found:
         targets = ", ".join(sorted({source.target for source in wanted}))

@@ -162,7 +162,9 @@ class AndroidBench:
         try:
             return np.frombuffer(content.getvalue(), np.dtype(file.dtype).newbyteorder("<")).reshape(file.shape)
         except (TypeError, ValueError) as error:
-            raise DeviceError(f"{source.path}: the runner's output {file.path} is not what it says ({error})") from error
+            raise DeviceError(
+                f"{source.path}: the runner's output {file.path} is not what it says ({error})"
+            ) from error
 
     def _prove(self, source: Source, outputs: Sequence[np.ndarray], runtime: str) -> Parity:
         expected = list(sample(source.bundle, source.manifest).expected.values())

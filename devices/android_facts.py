@@ -111,7 +111,8 @@ def read_files(text: str) -> dict[str, str]:
 
 def read_cores(files: Mapping[str, str]) -> Cores:
     """From `CORE_FILES`; clocks are in kHz there."""
-    highest, now = {}, {}
+    highest: dict[int, float] = {}
+    now: dict[int, float] = {}
     for path, content in files.items():
         match = _CORE.search(path)
         if match is None or not content.isdigit():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import shlex
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,12 +25,13 @@ class Depot:
     """A session's files on one device: `ROOT/HASH/NAME`, and a folder of its own for what comes and goes.
 
     A file that is there with the right content is not copied again. `clean` takes away all that this session used.
+    A session that goes on has the same `session`, so that it finds what it had to leave behind.
     """
 
-    def __init__(self, phone: Phone, say: Say = lambda _: None) -> None:
+    def __init__(self, phone: Phone, session: str, say: Say = lambda _: None) -> None:
         self._phone, self._say = phone, say
         self._used: set[str] = set()
-        self._scratch = f"{ROOT}/session-{uuid.uuid4().hex[:12]}"
+        self._scratch = f"{ROOT}/session-{session}"
 
     def scratch(self, name: str) -> str:
         """A path for a file that does not outlive the session."""

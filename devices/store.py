@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from toolkit.errors import UserError
 from toolkit.files import write_atomic
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATING = threading.Lock()
 
 
 def default_url() -> str:
@@ -135,11 +137,11 @@ def row_of(record: ProfileRecord) -> ProfileRow:
 
 
 def _migrate(engine: Engine) -> None:
-    """Run the migrations that the store has not seen, all or none."""
+    """Run the migrations that the store has not seen, all or none; by one thread at a time, as Alembic needs it."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     newest = ScriptDirectory.from_config(config).get_current_head()
-    with engine.begin() as connection:
+    with _MIGRATING, engine.begin() as connection:
         if MigrationContext.configure(connection).get_current_revision() == newest:
             return
         config.attributes["connection"] = connection

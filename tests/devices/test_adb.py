@@ -27,11 +27,12 @@ NEXUS = Attached("ABC", "device", "Nexus_6")
 
 
 def test_reads_what_adb_lists() -> None:
-    text = """List of devices attached
+    refused = "no permissions (user in plugdev group; are your udev rules wrong?); see [http://developer.android.com]"
+    text = f"""List of devices attached
 39021FDJH0             device usb:1-1 product:shiba model:Pixel_8 device:shiba transport_id:1
 emulator-5554          offline transport_id:2
 R58M123                unauthorized usb:1-2 transport_id:3
-????????????           no permissions (user in plugdev group; are your udev rules wrong?); see [http://developer.android.com/tools/device.html] usb:1-3 transport_id:4
+????????????           {refused} usb:1-3 transport_id:4
 """
     assert read_devices(text) == [
         PIXEL,
@@ -61,7 +62,7 @@ def test_an_ambiguous_name_names_all_that_it_fits() -> None:
 
 
 def test_several_phones_and_none_named() -> None:
-    with pytest.raises(UserError, match="several phones are attached .*39021FDJH0.*ABC.*android:SERIAL"):
+    with pytest.raises(UserError, match=r"several phones are attached .*39021FDJH0.*ABC.*android:SERIAL"):
         choose([PIXEL, NEXUS], None)
 
 

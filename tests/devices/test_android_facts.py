@@ -177,7 +177,10 @@ def test_memory() -> None:
 
 
 def test_free_space_also_where_df_wraps_a_long_name() -> None:
-    plain = "Filesystem     1K-blocks     Used Available Use% Mounted on\n/dev/block/dm-5 110000000 60000000 50000000  55% /data\n"
+    plain = textwrap.dedent("""\
+        Filesystem     1K-blocks     Used Available Use% Mounted on
+        /dev/block/dm-5 110000000 60000000 50000000  55% /data
+        """)
     assert facts.read_free_bytes(plain) == 50_000_000 * 1024
     wrapped = textwrap.dedent("""\
         Filesystem           1K-blocks    Used Available Use% Mounted on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,14 @@ def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
     with store.opened(url) as engine, engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_several_threads_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/new.db"
+
+    def use(_: int) -> int:
+        with store.opened(url):
+            return 1
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        assert sum(pool.map(use, range(8))) == 8

@@ -1,10 +1,10 @@
-"""The part of the shell's language that Handheld speaks: `a; b && c || d`, quotes, `$?`, assignments, `*`, `>` and `<`."""
+"""The part of the shell's language that Handheld speaks: `a; b && c || d`, quotes, assignments, `*`, `>`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-OPERATORS = ("&&", "||", "2>&1", "2>", ">", "<", ";", "\n")
+OPERATORS = ("&&", "||", "2>&1", "2>", ">", ";", "\n")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Word:
 
 @dataclass
 class Command:
-    """A simple command. It is run if the result of the one before fits `when`: `;` always, `&&` at 0, `||` at others."""
+    """A simple command. It is run if the code of the one before fits `when`: `;` any, `&&` 0, `||` another."""
 
     when: str
     words: list[Word] = field(default_factory=list)
@@ -71,9 +71,9 @@ def _word(line: str, place: int) -> tuple[Word, int]:
                 text += letter
         elif letter in "'\"":
             quote = letter
-        elif letter in " \n" or letter in ";&|<>":
+        elif letter in " \n" or letter in ";&|>":
             break
-        elif letter in "`()":
+        elif letter in "`()<":
             raise ValueError(f"'{letter}' unexpected")
         else:
             pattern = pattern or letter == "*"
