@@ -88,9 +88,9 @@ def build_runners(
 ) -> list[Path]:
     """Build the runners of `runtimes` for `platform` into `output`, and give the programs' paths in that order.
 
-    `platform` is `host`, `linux-arm64` or `android-arm64`; `output` is by default where `installed_runner` looks, and is
-    replaced as a whole or not at all. `ndk` is an unpacked NDK (default: ANDROID_NDK_HOME), `executorch` the install of a
-    source build (Android needs one), `onnxruntime` an unpacked Android archive or release of ONNX Runtime.
+    `platform` is `host`, `linux-arm64` or `android-arm64`; `output` is by default where `installed_runner` looks, and
+    is replaced as a whole or not at all. `ndk` is an unpacked NDK (default: ANDROID_NDK_HOME), `executorch` the install
+    of a source build (Android needs one), `onnxruntime` an unpacked Android archive or release of ONNX Runtime.
     Raises `UserError` where something to build with is missing, `DeviceError` where fetching or building fails.
     """
     target = PLATFORMS.get(platform)
@@ -113,7 +113,7 @@ def build_runners(
             log.unlink(missing_ok=True)
             progress.update(1, "configure")
             arguments = [*definitions, *_definitions(torch, onnx)]
-            command = [cmake, "-S", SOURCES, "-B", build, "-DCMAKE_BUILD_TYPE=Release", *arguments]
+            command: list[str | Path] = [cmake, "-S", SOURCES, "-B", build, "-DCMAKE_BUILD_TYPE=Release", *arguments]
             run_logged(command, f"{platform}: the build could not be set up", CONFIGURE_TIMEOUT_S, log)
             progress.update(2, "compile")
             command = [cmake, "--build", build, "--parallel", str(os.cpu_count() or 1)]

@@ -126,7 +126,7 @@ Object run(Model& model, const std::string& untimed) {
 void answer_commands(Model& model, const Arguments& arguments) {
   bool ran = false;
   std::string line;
-  for (stage = "arguments"; std::getline(std::cin, line); stage = "arguments") {
+  for (stage = "run"; std::getline(std::cin, line); stage = "run") {
     if (!line.empty() && line.back() == '\r') line.pop_back();
     const size_t space = line.find(' ');
     const std::string command = line.substr(0, space);
