@@ -69,7 +69,7 @@ def executor_runner_command(
     output: str | None = None,
     trace: str | None = None,
 ) -> list[str]:
-    """Run a `.pte` `runs` times; without `inputs`, raw files, on ones. `output` begins the names of the outputs' files."""
+    """Run a `.pte` `runs` times; without `inputs`, raw files, on ones. `output` begins the names of output files."""
     command = [program, f"--model_path={model}", f"--num_executions={runs}", f"--cpu_threads={threads}"]
     if inputs:
         command.append(f"--inputs={','.join(inputs)}")
