@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import platform
 import re
 import signal
 import struct
@@ -159,11 +160,11 @@ class Shell:
         return await self._follow(process, command)
 
     def _emulator(self, place: Path) -> tuple[str, ...]:
-        """What runs a program of another processor: nothing, or qemu where the phone is an arm64 one."""
+        """What runs this program on this machine: nothing for a program of its own kind, qemu for an arm64 one."""
         with place.open("rb") as file:
             head = file.read(20)
         is_arm64 = head[:4] == b"\x7fELF" and head[18] == ARM64
-        return EMULATOR if is_arm64 and self.state.phone.props.get("ro.product.cpu.abi") == "arm64-v8a" else ()
+        return EMULATOR if is_arm64 and platform.machine() not in ("aarch64", "arm64") else ()
 
     async def _follow(self, process: asyncio.subprocess.Process, command: Command) -> int:
         feeding = asyncio.create_task(self._feed(process))
