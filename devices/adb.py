@@ -57,10 +57,14 @@ class Result:
 
 def attached() -> list[Attached]:
     """All phones that adb knows, whatever their state. Raises `DeviceError` where adb is missing or does not start."""
-    with _connection(None, ANSWER_S) as connection:
-        connection.send_command("host:devices-l")
-        connection.check_okay()
-        return read_devices(connection.read_string_block())
+    try:
+        with _connection(ANSWER_S) as connection:
+            connection.send_command("host:devices-l")
+            connection.check_okay()
+            return read_devices(connection.read_string_block())
+    except (adbutils.AdbError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DeviceError(f"adb: its server does not answer ({reason}); try `adb kill-server`") from error
 
 
 def read_devices(text: str) -> list[Attached]:
@@ -141,7 +145,7 @@ class Phone:
     def features(self) -> frozenset[str]:
         """What its adbd can do."""
         if self._features is None:
-            with self._failing(), _connection(self.serial, ANSWER_S) as connection:
+            with self._failing(), _connection(ANSWER_S) as connection:
                 connection.send_command(f"host-serial:{self.serial}:features")
                 connection.check_okay()
                 self._features = frozenset(connection.read_string_block().split(","))
@@ -184,7 +188,7 @@ class Phone:
 
         Raises `DeviceError` where the phone cannot take it.
         """
-        with self._failing(), self._service("sync:", TRANSFER_S) as connection, source.open("rb") as file:
+        with self._failing(TRANSFER_S), self._service("sync:", TRANSFER_S) as connection, source.open("rb") as file:
             path = f"{target},{0o100000 | mode}".encode()
             connection.conn.sendall(b"SEND" + struct.pack("<I", len(path)) + path)
             sent = 0
@@ -198,7 +202,7 @@ class Phone:
 
     def pull(self, source: str, target: BinaryIO) -> None:
         """Copy a file from there; raises `DeviceError` where it cannot be read."""
-        with self._failing(), self._service("sync:", TRANSFER_S) as connection:
+        with self._failing(TRANSFER_S), self._service("sync:", TRANSFER_S) as connection:
             path = source.encode()
             connection.conn.sendall(b"RECV" + struct.pack("<I", len(path)) + path)
             while self._check(connection, f"{source} cannot be pulled") == b"DATA":
@@ -233,7 +237,7 @@ class Phone:
     def _reconnect(self) -> None:
         network = ":" in self.serial
         request = f"host:connect:{self.serial}" if network else "host:reconnect-offline"
-        with contextlib.suppress(adbutils.AdbError, OSError, EOFError), _connection(None, ANSWER_S) as connection:
+        with contextlib.suppress(adbutils.AdbError, OSError, EOFError), _connection(ANSWER_S) as connection:
             connection.send_command(request)
             connection.check_okay()
             connection.read_string_block()
@@ -244,7 +248,7 @@ class Phone:
     @contextmanager
     def _service(self, name: str, timeout_s: float) -> Iterator[adbutils.AdbConnection]:
         """A connection to a service of the phone; `timeout_s` bounds every single wait on it."""
-        with _connection(self.serial, timeout_s) as connection:
+        with _connection(timeout_s) as connection:
             for request in (f"host:transport:{self.serial}", name):
                 data = request.encode()
                 connection.conn.sendall(f"{len(data):04x}".encode() + data)
@@ -252,12 +256,12 @@ class Phone:
             yield connection
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """What adb says of this phone becomes an error of ours."""
+    def _failing(self, timeout_s: float = ANSWER_S) -> Iterator[None]:
+        """What adb says of this phone becomes an error of ours; `timeout_s` is what a single wait was bounded by."""
         try:
             yield
         except (adbutils.AdbTimeout, TimeoutError) as error:
-            raise DeviceError(f"{self.name}: no answer within {ANSWER_S:.0f} s; restart the phone") from error
+            raise DeviceError(f"{self.name}: no answer within {timeout_s:.0f} s; plug it in again") from error
         except adbutils.AdbError as error:
             reason = " ".join(str(error).split())
             if "unauthorized" in reason:
@@ -270,7 +274,7 @@ class Phone:
 
 
 @contextmanager
-def _connection(serial: str | None, timeout_s: float) -> Iterator[adbutils.AdbConnection]:
+def _connection(timeout_s: float) -> Iterator[adbutils.AdbConnection]:
     """A connection to the adb server, which is started where it does not run."""
     client = adbutils.AdbClient()
     _ensure_server(client)

@@ -116,7 +116,10 @@ def list_android() -> list[Listed]:
         adb.adb_program()
     except DeviceError:
         return []
-    phones = adb.attached()
+    try:
+        phones = adb.attached()
+    except DeviceError as error:
+        return [Listed("android", "android", "unknown", "Android", "not ready", str(error))]
     with ThreadPoolExecutor(max_workers=max(1, len(phones))) as pool:
         return list(pool.map(_describe, phones))
 

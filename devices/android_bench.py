@@ -45,9 +45,12 @@ class Staged:
     arguments: list[str]
 
     def command(self, *options: str) -> str:
-        """For the device's shell. The runner's libraries lie beside it."""
+        """For the device's shell. The runner's libraries lie beside it.
+
+        The runner takes the shell's place, so that the signal of a connection that closes reaches it.
+        """
         words = [f"{self.folder}/{self.program}", *self.arguments, *options]
-        return f"LD_LIBRARY_PATH={self.folder} " + " ".join(map(shlex.quote, words))
+        return f"export LD_LIBRARY_PATH={self.folder}; exec " + " ".join(map(shlex.quote, words))
 
 
 class AndroidCandidate:
@@ -145,9 +148,8 @@ class AndroidBench:
         with self._phone.stream(staged.command(*options)) as lines:
             runner = NativeRunner(lines, what)
             yield runner
-            if lines.code is None:
-                with contextlib.suppress(DeviceError):  # closing the connection ends it as well
-                    runner.quit()
+            with contextlib.suppress(DeviceError):  # closing the connection ends it as well
+                runner.quit()
 
     def _outputs(self, runner: NativeRunner, source: Source) -> list[np.ndarray]:
         files = runner.outputs(self._depot.scratch("output"))

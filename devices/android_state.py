@@ -15,15 +15,17 @@ FIXED = "cmd power set-fixed-performance-mode-enabled"
 
 
 class Clocks:
-    """Whether the device holds its clocks for the session."""
+    """Whether the device holds its clocks for the session: Android's fixed-performance mode, which some have."""
 
     def __init__(self, phone: Phone) -> None:
         self._phone = phone
+        self._asked = False
         self.fixed = False
 
     def hold(self) -> None:
-        """Android's fixed-performance mode, where the device has it (some do from Android 11 on)."""
-        self.fixed = self._phone.shell(f"{FIXED} true").code == 0
+        """Switch it on, where the device can."""
+        self._asked = True
+        self.fixed = self._asked = self._phone.shell(f"{FIXED} true").code == 0
 
     def hold_again(self) -> None:
         """After the device was gone: it may have been started anew."""
@@ -31,8 +33,8 @@ class Clocks:
             self._phone.shell(f"{FIXED} true")
 
     def release(self) -> None:
-        """As it was; a device that is gone forgets it by itself when it starts anew."""
-        if self.fixed:
+        """Switch it off, also where the answer to switching it on was lost; nothing where the device is gone."""
+        if self._asked:
             with contextlib.suppress(DeviceError):
                 self._phone.shell(f"{FIXED} false")
 

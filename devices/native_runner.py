@@ -91,6 +91,7 @@ class NativeRunner:
 
     def __init__(self, lines: Lines, what: str) -> None:
         self._lines, self._what = lines, what
+        self._answers = True
 
     def ready(self) -> Ready:
         """Wait until the artifact is loaded."""
@@ -123,12 +124,15 @@ class NativeRunner:
         return Memory(baseline_bytes=found.baseline_bytes, peak_bytes=found.peak_bytes)
 
     def quit(self) -> None:
-        """Ask it to end, and wait for that."""
+        """Ask it to end, and wait for that; one that failed before is not waited for."""
+        if not self._answers or self._lines.code is not None:
+            return
         self._lines.write("quit")
         while self._lines.read_line(ANSWER_S) is not None:
             pass
 
     def _expect(self, kind: type[Event], timeout_s: float) -> Event:
+        self._answers = False  # until it does
         line = self._lines.read_line(timeout_s)
         while line is not None and self._lines.mixed and not line.startswith("{"):
             line = self._lines.read_line(timeout_s)
@@ -138,9 +142,11 @@ class NativeRunner:
             content = json.loads(line)
             if isinstance(content, dict) and content.get("event") == "error":
                 raise DeviceError(f"{self._what}: {_failure(content)}")
-            return kind.model_validate(content)
+            found = kind.model_validate(content)
         except (ValueError, ValidationError) as error:
             raise DeviceError(f"{self._what}: the runner gave no event but '{_short(line)}'{self._tail()}") from error
+        self._answers = True
+        return found
 
     def _ending(self) -> str:
         code = self._lines.code

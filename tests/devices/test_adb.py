@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import socket
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -224,3 +227,21 @@ def test_a_phone_that_stays_away(phones: Fleet) -> None:
         phone.shell("echo")
     with pytest.raises(DeviceLost, match="did not come back within 2 s"):
         phone.wait(2)
+
+
+def test_something_else_that_listens_where_the_adb_server_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(server: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    connection.sendall(b"HTTP/1.0 400 Bad request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server.getsockname()[1]))
+        thread = threading.Thread(target=answer, args=[server], daemon=True)
+        thread.start()
+        with pytest.raises(DeviceError, match=r"adb: its server does not answer \(.*\); try `adb kill-server`"):
+            attached()
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)

@@ -66,6 +66,7 @@ class Shell:
         self.pipe = Pipe(stream, framed)
         self.state = State(phone, sandbox)
         self._faults, self._drop = faults, drop
+        self._exported: dict[str, str] = {}
 
     async def run(self, line: str) -> None:
         hang = self._faults.value("hang")
@@ -85,6 +86,9 @@ class Shell:
 
     async def _command(self, command: Command) -> int:
         words, variables = self._expanded(command)
+        if words[:1] == ["export"]:
+            self._exported.update(word.split("=", 1) for word in words[1:])
+            return 0
         if not words:
             return 0
         if words[0] == "exec":
@@ -93,7 +97,7 @@ class Shell:
             return int(words[1]) if len(words) > 1 else self.state.code
         if words[0] in COMMANDS:
             return await self._known(words, command)
-        return await self._program(words, variables, command)
+        return await self._program(words, self._exported | variables, command)
 
     def _expanded(self, command: Command) -> tuple[list[str], dict[str, str]]:
         words: list[str] = []
