@@ -245,6 +245,21 @@ def test_an_input_of_another_shape_or_type_is_told_with_what_is_taken(
     assert "input latent is float32 of 2x4x3x3, and uint8 of 2x4x3x3 was given" in told.last["message"]
 
 
+def test_executorch_says_why_it_does_not_load_a_model(host_runners: Path, tmp_path: Path) -> None:
+    inputs = two_inputs()
+    whole = to_executorch(TwoOfTwo(), inputs, tmp_path / "model.pte").read_bytes()
+    (tmp_path / "cut.pte").write_bytes(whole[:-100])
+    (tmp_path / "other.pte").write_bytes(whole.replace(b"XnnpackBackend", b"AnotherBackend"))
+    runner = host_runners / "executorch-runner"
+
+    cut, other = (
+        talk([runner, name, *write_inputs(inputs, tmp_path)], folder=tmp_path) for name in ("cut.pte", "other.pte")
+    )
+
+    assert "File size is too small" in cut.last["message"]
+    assert "Backend AnotherBackend is not registered" in other.last["message"]
+
+
 def test_a_method_that_the_program_lacks_is_told_with_those_it_has(
     commands: dict[str, list[str | Path]], tmp_path: Path
 ) -> None:

@@ -2,9 +2,11 @@
 #include <executorch/devtools/etdump/etdump_flatcc.h>
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
+#include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 
 #include "runner.h"
@@ -58,7 +60,15 @@ ScalarType type_of(const std::string& dtype) {
 std::string text_of(Error error) {
   char code[16];
   std::snprintf(code, sizeof code, "0x%x", static_cast<unsigned>(error));
-  return std::string(executorch::runtime::to_string(error)) + " (" + code + ")";
+  const std::string logged = first_error();
+  return std::string(executorch::runtime::to_string(error)) + " (" + code + ")" + (logged.empty() ? "" : ": " + logged);
+}
+
+// Errors have codes only; what they mean is in the log, which on Android would not even be on standard error.
+void log_message(et_timestamp_t, et_pal_log_level_t level, const char* file, const char*, size_t line,
+                 const char* message, size_t length) {
+  if (level == kError || level == kFatal) note_error(message, length);
+  std::fprintf(stderr, "%c %s:%zu %.*s\n", static_cast<char>(level), file, line, static_cast<int>(length), message);
 }
 
 void check(Error error, const char* stage, const std::string& what) {
@@ -107,6 +117,7 @@ class LoadedProgram final : public Model {
   }
 
   void run() override {
+    forget_errors();
     auto outputs = module_->execute(method_, values_);
     if (!outputs.ok()) throw Failure("run", path_ + ": " + text_of(outputs.error()));
     outputs_ = std::move(outputs.get());
@@ -168,6 +179,7 @@ std::unique_ptr<Model> load(const Arguments& arguments) { return std::make_uniqu
 }  // namespace handheld
 
 int main(int count, char** values) {
+  executorch::runtime::register_pal(executorch::runtime::PalImpl::create(&handheld::log_message, __FILE__));
   executorch::runtime::runtime_init();
   return handheld::serve({"ExecuTorch " HANDHELD_EXECUTORCH_VERSION, handheld::kSlack, {{"load_mode", "mmap"}}, handheld::load},
                          count, values);

@@ -19,6 +19,7 @@ constexpr int kMemoryRuns = 2;
 constexpr uint64_t kMostUntimed = 1000000;
 
 int events = STDOUT_FILENO;               // where events go
+char noted[256] = "";                      // the first error that the runtime logged, fit for JSON as it is
 const char* volatile stage = "arguments";  // what is being done, for an error that does not say
 
 void write_all(const char* text, size_t bytes) {
@@ -45,7 +46,7 @@ void on_fatal_signal(int number) {
                      : number == SIGILL ? "SIGILL"
                                         : "SIGSEGV";
   const char* const parts[] = {"{\"event\":\"error\",\"stage\":\"", stage, "\",\"message\":\"the runtime was ended by ", name,
-                               "; its log on standard error may say why\"}\n"};
+                               noted[0] == '\0' ? "" : ": ", noted, "\"}\n"};
   for (const char* part : parts) {
     size_t length = 0;
     while (part[length] != '\0') ++length;
@@ -215,6 +216,20 @@ int failed(const std::string& where, const std::string& message) {
 }
 
 }  // namespace
+
+void note_error(const char* text, size_t length) {
+  if (noted[0] != '\0') return;
+  size_t at = 0;
+  for (; at < length && at + 1 < sizeof noted && text[at] != '\0'; ++at) {
+    const char letter = text[at];
+    noted[at] = letter < ' ' || letter > '~' || letter == '"' || letter == '\\' ? '?' : letter;
+  }
+  noted[at] = '\0';
+}
+
+void forget_errors() { noted[0] = '\0'; }
+
+std::string first_error() { return noted; }
 
 int serve(const Runtime& runtime, int count, char** values) {
   keep_output_for_events();

@@ -36,6 +36,12 @@ struct Runtime {
   std::unique_ptr<Model> (*load)(const Arguments&);
 };
 
+// What a runtime logs as an error is the reason of the failure that follows, and of a crash. The first is kept until
+// `forget_errors`; `first_error` is empty where there is none.
+void note_error(const char* text, size_t length);
+void forget_errors();
+std::string first_error();
+
 // The whole program: reads arguments and commands, writes events; gives the exit code.
 int serve(const Runtime& runtime, int count, char** values);
 
