@@ -199,9 +199,8 @@ def _missing(base: ProfileRecord, failures: list[Failure]) -> Row:
 
 
 def _named(record: ProfileRecord, bucket: Bucket, **figures: object) -> Row:
-    runtime = record.runtime.rsplit(" ", 1)[0]
     return Row.model_validate(
-        {"role": record.role, "target": record.target, "runtime": runtime, "bucket": bucket, **figures}
+        {"role": record.role, "target": record.target, "runtime": record.runs_on, "bucket": bucket, **figures}
     )
 
 
@@ -247,9 +246,9 @@ def _differences(base: Profile, new: Profile) -> list[str]:
         ):
             if mine != theirs:
                 found.append(f"{what}: {mine} and {theirs}")
-    known = {(r.role, r.target): r.runtime for r in base.records}
+    known = {(r.role, r.target, r.compute_units): r.runtime for r in base.records}
     for record in new.records:
-        runtime = known.get((record.role, record.target), record.runtime)
+        runtime = known.get((record.role, record.target, record.compute_units), record.runtime)
         if runtime != record.runtime:
             found.append(f"runtime of {record.target}: {runtime} and {record.runtime}")
     return list(dict.fromkeys(found))
@@ -263,7 +262,7 @@ def _device(record: ProfileRecord) -> str:
 def _by_key(records: Sequence[ProfileRecord]) -> dict[Key, list[ProfileRecord]]:
     found: defaultdict[Key, list[ProfileRecord]] = defaultdict(list)
     for record in records:
-        found[record.role, record.target, record.runtime.rsplit(" ", 1)[0]].append(record)
+        found[record.role, record.target, record.runs_on].append(record)
     return dict(found)
 
 
