@@ -10,7 +10,7 @@ from devices import devicectl, iphone, pymobiledevice, sessions
 from devices.apple_jobs import Ready
 from devices.devicectl import Phone
 from devices.iphone_app import APP_VARIABLE, RunnerApp
-from devices.listing import Listed
+from devices.listed import Listed
 from devices.mac import describe_mac, is_mac
 from devices.records import ComputeUnits, Device, Profile
 from devices.requests import Request

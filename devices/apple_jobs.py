@@ -1,9 +1,11 @@
 """What this machine and the runner app on an iPhone tell each other: jobs one way, events the other. Version 1.
 
 The app is launched as `APP hello LAUNCH` or `APP PASS JOB LAUNCH [CANDIDATE]`. It works in the folder `FOLDER` of its
-data container: `models/` holds models by their hash, `JOB-LAUNCH.json` is a job, `JOB-*` are its other files. What it finds
-it appends to `JOB-PASS.jsonl` (`hello.jsonl`), a JSON object a line, each written before it goes on. A launch begins with
-`ready`, which repeats `LAUNCH`, and ends with `ended`; one without `ended` broke off, and the last `step` says where.
+data container: `models/` holds models by their hash, `JOB-LAUNCH.json` is a job, `JOB-*` are its other files. What it
+finds it appends to `JOB-PASS.jsonl`, a JSON object a line, each written before it goes on; `hello` and `clean` begin
+`hello.jsonl` and `clean.jsonl` anew, the only files that stay. To a file that is there the app first adds the end of a
+line, since an earlier launch may have broken off in one. A launch begins with `ready`, which repeats `LAUNCH`,
+and ends with `ended`; one without `ended` broke off, and the last `step` says where.
 
 | pass | what the app does |
 |---|---|
@@ -49,8 +51,9 @@ class JobCandidate(StrictModel):
     """One model to run: `model` is its file's name in `models/`, `bytes` that file's size.
 
     A Core ML package is an uncompressed tar of its folder. `stateful`: Core ML keeps its states, anew in each pass.
-    `outputs` are their names, in the order in which they are written. `compute_units` is None for ExecuTorch, whose program was
-    bound to its units when it was exported.
+    `outputs` are their names, in the order in which they are written. `compute_units` is None for ExecuTorch, whose
+    program was bound to its units when it was exported. `before` are inputs of calls that go ahead of the one on
+    `inputs`, in their order: the steps of a stream whose states Core ML keeps.
     """
 
     candidate: int
@@ -60,6 +63,7 @@ class JobCandidate(StrictModel):
     compute_units: ComputeUnits | None
     stateful: bool
     inputs: list[Tensor]
+    before: list[list[Tensor]] = []
     outputs: list[str]
 
 
@@ -200,7 +204,17 @@ class Ended(_Told):
 
 
 Told = (
-    Ready | Step | Proved | Warmed | BeganRepeat | TimedRound | MemoryTaken | Placed | CandidateFailed | JobError | Ended
+    Ready
+    | Step
+    | Proved
+    | Warmed
+    | BeganRepeat
+    | TimedRound
+    | MemoryTaken
+    | Placed
+    | CandidateFailed
+    | JobError
+    | Ended
 )
 _TOLD: TypeAdapter[Told] = TypeAdapter(Annotated[Told, Field(discriminator="event")])
 
@@ -212,7 +226,7 @@ def job_file(job: str, launch: str) -> str:
 
 def events_file(job: str, work: Pass) -> str:
     """Where the app writes what it finds in a pass, in `FOLDER`."""
-    return "hello.jsonl" if work == "hello" else f"{job}-{work}.jsonl"
+    return f"{work}.jsonl" if work in ("hello", "clean") else f"{job}-{work}.jsonl"
 
 
 def read_events(content: bytes, launch: str | None = None) -> list[Told]:

@@ -123,7 +123,7 @@ def compare_profiles(base: Profile, new: Profile, *, unlike: bool = False) -> Co
             if number < len(others):
                 rows.append(_row(record, others[number]))
             else:
-                rows.append(_missing(record, failed.get(key[:2], [])))
+                rows.append(_missing(record, failed.get((record.role, record.target, record.compute_units), [])))
     for key, records in after.items():
         rows += [_named(record, "new", new_ms=record.latency.p50) for record in records[len(before.get(key, [])) :]]
     return Comparison(rows=rows, differences=differences)
@@ -266,8 +266,8 @@ def _by_key(records: Sequence[ProfileRecord]) -> dict[Key, list[ProfileRecord]]:
     return dict(found)
 
 
-def _by_target(failures: Sequence[Failure]) -> dict[tuple[str, str], list[Failure]]:
-    found: defaultdict[tuple[str, str], list[Failure]] = defaultdict(list)
+def _by_target(failures: Sequence[Failure]) -> dict[tuple[str, str, str | None], list[Failure]]:
+    found: defaultdict[tuple[str, str, str | None], list[Failure]] = defaultdict(list)
     for failure in failures:
-        found[failure.role, failure.target].append(failure)
+        found[failure.role, failure.target, failure.compute_units].append(failure)
     return dict(found)

@@ -34,8 +34,8 @@ END_S = 10.0
 class Phone:
     """An iPhone or iPad as `devicectl list devices` tells of it; empty strings where it does not.
 
-    `tunnel` is `connected`, `disconnected` (within reach, no connection open now) or `unavailable`; `identifier` is what
-    devicectl calls it by.
+    `tunnel` is `connected`, `disconnected` (within reach, no connection open now) or `unavailable`; `identifier` is
+    what devicectl calls it by.
     """
 
     identifier: str
@@ -70,6 +70,13 @@ class Launched:
     def ended(self) -> bool:
         """Whether the app, or the connection to it, has ended."""
         return self._process.poll() is not None
+
+    def wait(self, seconds: float) -> None:
+        """Until it has ended, but no longer than `seconds`."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return
 
     def failure(self, what: str) -> DeviceError | None:
         """Why devicectl says that it failed, once it has ended; None where it says nothing of the kind."""
@@ -107,8 +114,8 @@ def phones() -> list[Phone]:
 def choose(which: str | None) -> Phone:
     """The phone called `which` (name, UDID or identifier), or the only one within reach.
 
-    Raises `UserError` where the name is not known or several could be meant, and `DeviceError` where there is none or it
-    cannot be used as it is.
+    Raises `UserError` where the name is not known or several could be meant, and `DeviceError` where there is none or
+    it cannot be used as it is.
     """
     known = phones()
     if which is not None:

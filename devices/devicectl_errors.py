@@ -54,7 +54,13 @@ KNOWN: tuple[tuple[tuple[str, ...], type[DeviceError], str], ...] = (
     ),
     (("not paired", "must be paired", "unpaired", "trust this computer"), DeviceError, "it is not paired; tap Trust"),
     (
-        ("is not installed", "unknown to frontboard", "no app with bundle", "no installed application", "invalid bundle"),
+        (
+            "is not installed",
+            "unknown to frontboard",
+            "no app with bundle",
+            "no installed application",
+            "invalid bundle",
+        ),
         AppMissing,
         "the runner app is not installed; see `handheld doctor`",
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from devices import apple_jobs, devicectl, parities, sessions
+from devices import apple_jobs, parities, sessions
 from devices.apple_jobs import Job, JobCandidate, Pass, Proved, Told
 from devices.bench import RECOVERIES, DeviceLost
 from devices.iphone_app import AppEnded, RunnerApp
@@ -26,7 +26,13 @@ class Measurement:
     """What is left of a session, on one phone. Calling it does all of that, and waits for a phone that was lost."""
 
     def __init__(
-        self, session: Session, sources: Sequence[Source], app: RunnerApp, held: dict[str, int], wait_s: float, keep: bool
+        self,
+        session: Session,
+        sources: Sequence[Source],
+        app: RunnerApp,
+        held: dict[str, int],
+        wait_s: float,
+        keep: bool,
     ) -> None:
         self.session, self.sources, self.app, self.held = session, sources, app, dict(held)
         self.wait_s, self.keep = wait_s, keep
@@ -80,21 +86,25 @@ class Measurement:
         """Wait until the phone is within reach again; raises `DeviceLost` after `wait_s` seconds."""
         end = time.monotonic() + self.wait_s
         while True:
-            try:
-                if any(p.identifier == self.app.phone.identifier and not p.trouble for p in devicectl.phones()):
-                    return
-            except DeviceLost:  # devicectl itself may hang for a while after a phone is gone
-                pass
+            if self.app.is_there():
+                return
             if time.monotonic() > end:
                 raise self._gone(lost) from lost
             time.sleep(min(WAIT_STEP_S, max(0.05, self.wait_s / 20)))
 
     def _leftovers(self) -> None:
-        """Rounds that an earlier launch finished and that could not be fetched then."""
-        if self.session.rounds_done or self.session.of(sessions.Loaded, 0) is not None:
-            rounds = _Rounds(self.session)
-            for event in self.app.events("measure", self.job):
-                rounds.take(event)
+        """What earlier launches found and could not be fetched then. Rounds that were finished are not lost."""
+        if not self.session.left():
+            return
+        proved = [event for event in self.app.events("prove", self.job) if isinstance(event, Proved)]
+        for number, event in {event.candidate: event for event in proved}.items():
+            if number in self._alive() and number not in self._proofs:
+                self._judge(event)
+        rounds = _Rounds(self.session)
+        for told in self.app.events("measure", self.job):
+            if isinstance(told, apple_jobs.Warmed) and self.session.of(sessions.Loaded, told.candidate) is None:
+                self._loaded(told)
+            rounds.take(told)
 
     # passes
 
@@ -113,6 +123,9 @@ class Measurement:
         except AppEnded as ended:
             if ended.candidate not in names:
                 raise
+            if work == "plan":
+                self.session.say(f"no plan: {ended}")
+                return
             self._fail(ended.candidate, f"{names[ended.candidate]}: {ended}")
 
     def _prove(self) -> None:
@@ -152,6 +165,8 @@ class Measurement:
             rounds.take(event)
 
     def _loaded(self, warmed: apple_jobs.Warmed) -> None:
+        if warmed.candidate not in self._proofs:
+            return
         proved, parity = self._proofs[warmed.candidate]
         self.session.add(
             sessions.Loaded(
@@ -214,18 +229,26 @@ class Measurement:
             model=self._model(number),
             bytes=self.held.get(self._model(number), 0),
             compute_units=source.compute_units,
-            stateful=bool(artifact.states) and len(artifact.inputs) < len(parities.signature(source.manifest).inputs),
-            inputs=[
-                apple_jobs.Tensor(
-                    name=info.name, dtype=info.dtype, shape=list(info.shape), file=self._input(source, info.name)
-                )
-                for info in artifact.inputs
+            stateful=parities.keeps_states(artifact),
+            inputs=self._tensors(source),
+            before=[
+                self._tensors(source, number) for number in range(len(parities.earlier_steps(source.bundle, artifact)))
             ],
             outputs=[info.name for info in artifact.outputs],
         )
 
-    def _input(self, source: Source, name: str) -> str:
-        return f"{self.job}-input-{source.place}-{name}.bin"
+    def _tensors(self, source: Source, step: int | None = None) -> list[apple_jobs.Tensor]:
+        """The inputs of the call that is compared and timed, or of an earlier step of a stream."""
+        return [
+            apple_jobs.Tensor(
+                name=info.name, dtype=info.dtype, shape=list(info.shape), file=self._input(source, info.name, step)
+            )
+            for info in source.manifest.artifact(source.target).inputs
+        ]
+
+    def _input(self, source: Source, name: str, step: int | None) -> str:
+        at = "" if step is None else f"-{step}"
+        return f"{self.job}-input-{source.place}-{name}{at}.bin"
 
     def _push(self, numbers: Sequence[int]) -> None:
         """Copy what these candidates need and the phone does not have."""
@@ -242,12 +265,18 @@ class Measurement:
                 self._push_inputs(source, folder)
 
     def _push_inputs(self, source: Source, folder: Path) -> None:
+        artifact = source.manifest.artifact(source.target)
         sample = parities.sample(source.bundle, source.manifest)
+        self._push_arrays(source, sample.inputs, None, folder)
+        for number, arrays in enumerate(parities.earlier_steps(source.bundle, artifact)):
+            self._push_arrays(source, arrays, number, folder)
+
+    def _push_arrays(self, source: Source, arrays: dict[str, np.ndarray], step: int | None, folder: Path) -> None:
         for info in source.manifest.artifact(source.target).inputs:
-            name = self._input(source, info.name)
+            name = self._input(source, info.name, step)
             if name not in self._inputs:
                 path = folder / name
-                path.write_bytes(np.ascontiguousarray(sample.inputs[info.name]).astype(_dtype(info.dtype)).tobytes())
+                path.write_bytes(np.ascontiguousarray(arrays[info.name]).astype(_dtype(info.dtype)).tobytes())
                 self.app.push(path, name)
                 self._inputs.add(name)
 

@@ -38,11 +38,9 @@ class AppEnded(DeviceError):
 class RunnerApp:
     """The app on a phone. Every method raises `DeviceLost` where the phone is gone."""
 
-    def __init__(
-        self, phone: Phone, poll_s: float = POLL_S, step_limit_s: float = STEP_LIMIT_S, name: str | None = None
-    ) -> None:
-        self.phone, self.poll_s, self.step_limit_s = phone, poll_s, step_limit_s
-        self.name = name or os.environ.get(APP_VARIABLE) or APP
+    def __init__(self, phone: Phone) -> None:
+        self.phone = phone
+        self.name = os.environ.get(APP_VARIABLE) or APP
 
     def hello(self) -> Ready:
         """What the app and the device are; raises `DeviceError` where the app is missing or of another release."""
@@ -60,14 +58,19 @@ class RunnerApp:
     def run(self, work: Pass, job: Job | None = None, candidate: int | None = None) -> Iterator[Told]:
         """Launch a pass; its events as they come, `ready` first and `ended` last.
 
-        Raises `AppEnded` where the app breaks off or one step takes longer than the limit, `DeviceError` where it cannot
-        be launched, refuses the job, or speaks another protocol. However this ends, the app does not run any longer.
+        Raises `AppEnded` where the app breaks off or one step takes longer than the limit, `DeviceError` where it
+        cannot be launched, refuses the job, or speaks another protocol. However this ends, the app runs no longer.
         """
         launch = uuid.uuid4().hex[:12]
         name = job.job if job is not None else ""
         if job is not None:
             self._push_job(job, launch)
-        words = [work, *([name] if job is not None else []), launch, *([str(candidate)] if candidate is not None else [])]
+        words = [
+            work,
+            *([name] if job is not None else []),
+            launch,
+            *([str(candidate)] if candidate is not None else []),
+        ]
         launched = devicectl.launch(self.phone, self.name, words)
         try:
             yield from self._watch(launched, work, name, launch)
@@ -84,6 +87,16 @@ class RunnerApp:
             target = Path(folder) / "file"
             devicectl.copy_from(self.phone, self.name, f"{apple_jobs.FOLDER}/{name}", target, size)
             return target.read_bytes()
+
+    def is_there(self) -> bool:
+        """Whether the phone answers. A list of devices does not tell: it calls one `disconnected` that only sleeps."""
+        try:
+            self.pull("hello.jsonl", 0)
+        except NoSuchFile:
+            return True
+        except DeviceError:
+            return False
+        return True
 
     def events(self, work: Pass, job: str, launch: str | None = None) -> list[Told]:
         """What the app has told of a pass so far: in one launch, or in all. Nothing where it has not begun."""
@@ -102,8 +115,10 @@ class RunnerApp:
 
     def _watch(self, launched: devicectl.Launched, work: Pass, job: str, launch: str) -> Iterator[Told]:
         told: list[Told] = []
-        since, pause = time.monotonic(), self.poll_s / 16
+        since, pause = time.monotonic(), POLL_S / 16
         while True:
+            launched.wait(pause)
+            pause = min(2 * pause, POLL_S)
             over = launched.ended()  # asked before fetching, so that nothing it wrote is missed
             events = self.events(work, job, launch)
             for event in events[len(told) :]:
@@ -115,10 +130,9 @@ class RunnerApp:
                 return
             if over:
                 raise self._broken_off(launched, told)
-            if time.monotonic() - since > (self.step_limit_s if told else START_LIMIT_S):
-                raise AppEnded(f"{self._at(told)} for longer than {self.step_limit_s:.0f} s", _candidate(told))
-            time.sleep(pause)
-            pause = min(2 * pause, self.poll_s)
+            limit = STEP_LIMIT_S if told else START_LIMIT_S
+            if time.monotonic() - since > limit:
+                raise AppEnded(f"{self._at(told)} for longer than {limit:.0f} s", _candidate(told))
 
     def _check(self, event: Told) -> None:
         if isinstance(event, Ready) and event.protocol != apple_jobs.PROTOCOL:

@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from devices.apple import profile_iphone
 from devices.bench import DeviceLost
 from devices.host import profile_host
 from devices.journal import Journal
+from devices.mac import profile_mac
 from devices.protocol import Schedule
 from devices.records import Profile
 from devices.requests import WAIT_S, Request
@@ -19,7 +21,7 @@ from toolkit.errors import DeviceError, UserError, unknown_name
 
 Profiler = Callable[[Sequence[Path], Request], Profile]
 
-PROFILERS: dict[str, Profiler] = {"host": profile_host}
+PROFILERS: dict[str, Profiler] = {"host": profile_host, "mac": profile_mac, "iphone": profile_iphone}
 
 
 def profile(

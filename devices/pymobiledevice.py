@@ -12,7 +12,7 @@ import subprocess
 from importlib.util import find_spec
 from typing import Any
 
-from devices.listing import Listed
+from devices.listed import Listed
 
 TIMEOUT_S = 30.0
 REMEDY = "seen, but measured from a Mac with Xcode 16 only; its browser can be measured from here"

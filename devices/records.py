@@ -142,8 +142,8 @@ class OperatorTime(StrictModel):
 class Placement(StrictModel):
     """Where Core ML means to run operators of one kind: its plan before running, not a trace and not a time.
 
-    `cost_share` is the share of the whole model's cost that Core ML estimates for them, 0 to 1; None where it tells none
-    of one of them. `unit` is the preferred one, `supported` all that could run them; `unknown` where it does not tell.
+    `cost_share` is the share of the whole model's cost that Core ML estimates for them, 0 to 1; None where it tells
+    none of one of them. `unit` is the preferred one (`unknown` where it does not tell), `supported` all that could.
     """
 
     kind: str

@@ -38,7 +38,7 @@ from toolkit.schema import StrictModel
 
 
 class Source(NamedTuple):
-    """An artifact to measure: of which bundle, the `place`-th that was named, its file, and where Core ML may run it."""
+    """An artifact to measure: of which bundle, the `place`-th that was named, its file, where Core ML may run it."""
 
     place: int
     bundle: Path
@@ -139,7 +139,9 @@ class Failed(StrictModel):
     lost: bool = False
 
 
-Event = Annotated[Loaded | Began | Round | MemoryFound | OperatorsFound | PlacementFound | Failed, Field(discriminator="kind")]
+Event = Annotated[
+    Loaded | Began | Round | MemoryFound | OperatorsFound | PlacementFound | Failed, Field(discriminator="kind")
+]
 
 
 def plan(
