@@ -9,7 +9,7 @@ from pathlib import Path
 from devices import devicectl, iphone, pymobiledevice, sessions
 from devices.apple_jobs import Ready
 from devices.devicectl import Phone
-from devices.iphone_app import APP_VARIABLE, RunnerApp
+from devices.iphone_app import RunnerApp
 from devices.listed import Listed
 from devices.mac import describe_mac, is_mac
 from devices.records import ComputeUnits, Device, Profile
@@ -150,12 +150,3 @@ def findings() -> list[Finding]:
     for phone in phones:
         found.append(Finding(f"iPhone {phone.name}", not phone.trouble, phone.system, phone.trouble))
     return found
-
-
-def app_finding(phone: Phone) -> Finding:
-    """Whether the runner app is on a phone and of this release; launches it."""
-    try:
-        ready = RunnerApp(phone).hello()
-    except DeviceError as error:
-        return Finding("runner app", False, str(error), f"build it in Xcode (docs/profiling.md), or set {APP_VARIABLE}")
-    return Finding("runner app", True, f"{ready.app} with {', '.join(ready.runtimes)}")

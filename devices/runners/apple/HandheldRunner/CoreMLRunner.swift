@@ -1,10 +1,9 @@
 import CoreML
 import Foundation
-import UIKit
 
 /// A Core ML package, compiled once on the device and kept beside its archive.
 final class CoreMLRunner: Model {
-    let runtime = "Core ML of iOS \(UIDevice.current.systemVersion)"
+    let runtime = "Core ML of iOS \(systemVersion)"
     private(set) var compileMs: Double?
     private let candidate: Candidate
     private let folder: Folder
@@ -107,7 +106,7 @@ final class CoreMLRunner: Model {
         return found
     }
 
-    private func provider(_ tensors: [Tensor]) throws -> MLDictionaryFeatureProvider {
+    private func provider(_ tensors: [TensorFile]) throws -> MLDictionaryFeatureProvider {
         var arrays: [String: Any] = [:]
         for tensor in tensors {
             arrays[tensor.name] = MLFeatureValue(multiArray: try array(tensor))
@@ -115,7 +114,7 @@ final class CoreMLRunner: Model {
         return try MLDictionaryFeatureProvider(dictionary: arrays)
     }
 
-    private func array(_ tensor: Tensor) throws -> MLMultiArray {
+    private func array(_ tensor: TensorFile) throws -> MLMultiArray {
         let types: [String: MLMultiArrayDataType] = ["float16": .float16, "float32": .float32, "int32": .int32]
         let data = try values(tensor, folder)
         guard let type = types[tensor.dtype] else { throw Trouble("input", "\(tensor.dtype) is not known here") }
@@ -130,11 +129,7 @@ final class CoreMLRunner: Model {
     private func output(_ name: String, _ array: MLMultiArray) throws -> Output {
         let shape = array.shape.map { $0.intValue }
         let whole = try MLMultiArray(shape: array.shape, dataType: .float32)
-        array.withUnsafeBytes { _ in
-            for index in 0..<array.count {
-                whole[index] = array[index]
-            }
-        }
+        for index in 0..<array.count { whole[index] = array[index] }
         let data = whole.withUnsafeBytes { Data($0) }
         guard data.count == 4 * array.count else { throw Trouble("output", "\(name) is not laid out row by row") }
         return Output(name: name, dtype: "float32", shape: shape, data: data)

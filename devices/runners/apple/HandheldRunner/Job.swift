@@ -25,7 +25,7 @@ struct Arguments {
     }
 }
 
-struct Tensor: Decodable {
+struct TensorFile: Decodable {
     let name: String
     let dtype: String
     let shape: [Int]
@@ -39,8 +39,8 @@ struct Candidate: Decodable {
     let bytes: Int
     let compute_units: String?
     let stateful: Bool
-    let inputs: [Tensor]
-    let before: [[Tensor]]
+    let inputs: [TensorFile]
+    let before: [[TensorFile]]
     let outputs: [String]
 }
 

@@ -52,7 +52,7 @@ func timed(_ work: () throws -> Void) rethrows -> Double {
 }
 
 /// A file of the job, with as many bytes as its shape asks for.
-func values(_ tensor: Tensor, _ folder: Folder) throws -> Data {
+func values(_ tensor: TensorFile, _ folder: Folder) throws -> Data {
     let sizes = ["float16": 2, "float32": 4, "int32": 4]
     guard let size = sizes[tensor.dtype] else { throw Trouble("input", "inputs of \(tensor.dtype) are not known here") }
     let data = try Data(contentsOf: folder.file(tensor.file))

@@ -1,5 +1,4 @@
 import Foundation
-import UIKit
 
 /// One launch: works off a pass of a job and tells what it finds.
 final class Runner {
@@ -83,7 +82,7 @@ final class Runner {
             watch.start()
             try model.load()
             for _ in 0..<job.rules.memory_runs { _ = try firstCalls(model) }
-            let peak = max(watch.stop(), try footprint())
+            let peak = try max(watch.stop(), footprint())
             events.tell("memory", [
                 "candidate": candidate.candidate, "baseline_bytes": before, "peak_bytes": peak,
             ])
@@ -137,7 +136,7 @@ final class Runner {
         }
         return [
             "protocol": 1, "launch": arguments.launch, "app": version ?? "unknown",
-            "system": "\(UIDevice.current.systemName) \(UIDevice.current.systemVersion)", "model": machine(),
+            "system": "iOS \(systemVersion)", "model": machine(),
             "cores": process.processorCount, "memory_bytes": process.physicalMemory, "thermal": thermal(),
             "charging": charging, "low_power": process.isLowPowerModeEnabled, "runtimes": runtimes, "models": models,
         ]
@@ -170,6 +169,13 @@ func words(_ error: Error) -> String {
 
 /// A row with null for what is not known.
 private func plain(_ row: [String: Any?]) -> [String: Any] { row.mapValues { $0 ?? NSNull() } }
+
+/// As Settings shows it, such as 18.1 or 18.1.2.
+var systemVersion: String {
+    let found = ProcessInfo.processInfo.operatingSystemVersion
+    let patch = found.patchVersion > 0 ? ".\(found.patchVersion)" : ""
+    return "\(found.majorVersion).\(found.minorVersion)" + patch
+}
 
 func thermal() -> String {
     switch ProcessInfo.processInfo.thermalState {

@@ -1,4 +1,5 @@
 import SwiftUI
+import UIKit
 
 /// The app. It works off what its launch arguments name (see `devices/apple_jobs.py`), then ends itself.
 @main
@@ -27,6 +28,7 @@ final class Status: ObservableObject {
 }
 
 /// Run the pass in a thread of its own, so that the screen stays alive and iOS does not end the app.
+@MainActor
 private func start(_ status: Status) {
     guard let arguments = Arguments(CommandLine.arguments) else { return }
     UIApplication.shared.isIdleTimerDisabled = true
