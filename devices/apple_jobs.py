@@ -133,7 +133,7 @@ class Step(_Told):
 class OutputFile(_Told):
     name: str
     file: str
-    dtype: str
+    dtype: Literal["float16", "float32", "int32"]
     shape: list[int]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,9 @@ class Measurement:
 
     def clean(self) -> None:
         """Remove from the phone what was copied to it and what the app wrote; models stay where `keep` says so."""
-        for _ in self.app.run("clean", self._job(range(len(self.sources)))):
-            pass
+        with closing(self.app.run("clean", self._job(range(len(self.sources))))) as told:
+            for _ in told:
+                pass
 
     def _all(self) -> None:
         while self.session.left() and self._alive():
@@ -108,18 +109,28 @@ class Measurement:
 
     # passes
 
-    def _pass(self, work: Pass, numbers: Sequence[int], candidate: int | None = None) -> Iterator[Told]:
-        """A pass over some candidates. One at which the app breaks off, or that fails, is noted and the pass ends."""
+    def _pass(
+        self, work: Pass, numbers: Sequence[int], take: Callable[[Told], None], candidate: int | None = None
+    ) -> None:
+        """A pass over some candidates: `take` is given what the app tells, but for what it tells of others.
+
+        A candidate that fails is noted. One at which the app breaks off is too, and the pass ends.
+        """
         self._push(numbers)
         names = {number: self._named(number) for number in numbers}
         try:
-            for event in self.app.run(work, self._job(numbers), candidate):
-                if isinstance(event, apple_jobs.Step):
-                    what = names.get(event.candidate) if event.candidate is not None else None
-                    self.session.say(f"{event.what}: {what}" if what else event.what)
-                elif isinstance(event, apple_jobs.CandidateFailed) and work != "plan":
-                    self._fail(event.candidate, f"{names[event.candidate]}: {event.stage} failed ({event.message})")
-                yield event
+            with closing(self.app.run(work, self._job(numbers), candidate)) as told:
+                for event in told:
+                    number: int | None = getattr(event, "candidate", None)
+                    if number is not None and number not in names:
+                        continue
+                    if isinstance(event, apple_jobs.Step):
+                        self.session.say(
+                            event.what if event.candidate is None else f"{event.what}: {names[event.candidate]}"
+                        )
+                    elif isinstance(event, apple_jobs.CandidateFailed) and work != "plan":
+                        self._fail(event.candidate, f"{names[event.candidate]}: {event.stage} failed ({event.message})")
+                    take(event)
         except AppEnded as ended:
             if ended.candidate not in names:
                 raise
@@ -132,23 +143,21 @@ class Measurement:
         """Load and run all that are alive, and compare their outputs; again without one at which the app broke off."""
         while waiting := [n for n in self._alive() if n not in self._proofs]:
             before = len(self._alive())
-            for event in self._pass("prove", waiting):
-                if isinstance(event, Proved):
-                    self._judge(event)
+            self._pass("prove", waiting, lambda event: self._judge(event) if isinstance(event, Proved) else None)
             if len(self._alive()) == before and [n for n in self._alive() if n not in self._proofs] == waiting:
                 raise DeviceError(f"{self.app.phone.name}: the runner app proved nothing; build and install it anew")
 
     def _judge(self, proved: Proved) -> None:
         """The outputs on the phone against the bundle's sample; a wrong one is not timed."""
         source = self.sources[proved.candidate]
-        outputs = [
-            np.frombuffer(self.app.pull(o.file, _size(o)), _dtype(o.dtype)).reshape(o.shape) for o in proved.outputs
-        ]
         sample = parities.sample(source.bundle, source.manifest)
         expected = [sample.expected[info.name] for info in source.manifest.artifact(source.target).outputs]
         allowed = parities.tolerance(source.manifest, source.target)
         try:
+            outputs = [_array(self.app.pull(output.file, _size(output)), output) for output in proved.outputs]
             parity = parities.prove(self._named(proved.candidate), outputs, expected, allowed, proved.runtime)
+        except DeviceLost:
+            raise
         except DeviceError as error:
             self._fail(proved.candidate, str(error))
             return
@@ -159,10 +168,13 @@ class Measurement:
         if not numbers:
             return
         rounds = _Rounds(self.session)
-        for event in self._pass("measure", numbers):
+
+        def take(event: Told) -> None:
             if isinstance(event, apple_jobs.Warmed):
                 self._loaded(event)
             rounds.take(event)
+
+        self._pass("measure", numbers, take)
 
     def _loaded(self, warmed: apple_jobs.Warmed) -> None:
         if warmed.candidate not in self._proofs:
@@ -182,20 +194,25 @@ class Measurement:
     def _memory(self, number: int) -> None:
         if self.session.of(sessions.MemoryFound, number) is not None:
             return
-        for event in self._pass("memory", [number], number):
+
+        def take(event: Told) -> None:
             if isinstance(event, apple_jobs.MemoryTaken):
                 found = Memory(baseline_bytes=event.baseline_bytes, peak_bytes=event.peak_bytes)
                 self.session.add(sessions.MemoryFound(candidate=number, memory=found))
+
+        self._pass("memory", [number], take, number)
 
     def _plan(self) -> None:
         """Core ML's plan. Without one the figures are as good: it is not asked twice."""
         found = (n for n in self._alive() if self.session.of(sessions.PlacementFound, n) is None)
         numbers = [n for n in found if self.session.plan.candidates[n].compute_units is not None]
-        if not numbers:
-            return
-        for event in self._pass("plan", numbers):
+
+        def take(event: Told) -> None:
             if isinstance(event, apple_jobs.Placed):
                 self.session.add(sessions.PlacementFound(candidate=event.candidate, placement=event.placement))
+
+        if numbers:
+            self._pass("plan", numbers, take)
 
     # what is copied
 
@@ -334,6 +351,13 @@ def _clean(measurement: Measurement) -> None:
 
 def _dtype(name: str) -> np.dtype[np.generic]:
     return np.dtype(name).newbyteorder("<")
+
+
+def _array(content: bytes, output: apple_jobs.OutputFile) -> np.ndarray:
+    """An output that the app wrote; raises `DeviceError` where the file does not hold what was said of it."""
+    if len(content) != _size(output):
+        raise DeviceError(f"{output.file}: has {len(content)} bytes and should have {_size(output)}; it was not used")
+    return np.frombuffer(content, _dtype(output.dtype)).reshape(output.shape)
 
 
 def _size(output: apple_jobs.OutputFile) -> int:

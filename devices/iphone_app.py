@@ -6,7 +6,8 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 from devices import apple_jobs, devicectl
@@ -45,7 +46,8 @@ class RunnerApp:
     def hello(self) -> Ready:
         """What the app and the device are; raises `DeviceError` where the app is missing or of another release."""
         try:
-            told = list(self.run("hello"))
+            with closing(self.run("hello")) as run:
+                told = list(run)
         except AppMissing as error:
             raise AppMissing(
                 f"{self.phone.name}: the runner app {self.name} is not installed; build and run it once in Xcode "
@@ -55,7 +57,7 @@ class RunnerApp:
         assert isinstance(ready, Ready)
         return ready
 
-    def run(self, work: Pass, job: Job | None = None, candidate: int | None = None) -> Iterator[Told]:
+    def run(self, work: Pass, job: Job | None = None, candidate: int | None = None) -> Generator[Told, None, None]:
         """Launch a pass; its events as they come, `ready` first and `ended` last.
 
         Raises `AppEnded` where the app breaks off or one step takes longer than the limit, `DeviceError` where it
@@ -113,7 +115,7 @@ class RunnerApp:
             path.write_text(job.model_dump_json(), encoding="utf-8")
             self.push(path, apple_jobs.job_file(job.job, launch))
 
-    def _watch(self, launched: devicectl.Launched, work: Pass, job: str, launch: str) -> Iterator[Told]:
+    def _watch(self, launched: devicectl.Launched, work: Pass, job: str, launch: str) -> Generator[Told, None, None]:
         told: list[Told] = []
         since, pause = time.monotonic(), POLL_S / 16
         while True:

@@ -83,26 +83,30 @@ class MacBench:
         outputs: dict[str, Any] = {}
         assert source.compute_units is not None
         units = source.compute_units
+
+        def call(given: dict[str, np.ndarray]) -> float:
+            return protocol.timed(lambda: outputs.update(predict(loaded[0], given, state)))
+
         with runtime_failures(source.path, "coreml"):
             load_ms = protocol.timed(lambda: loaded.append(self.backend.load(compiled, units)))
             state = loaded[0].make_state() if parities.keeps_states(artifact) else None
-            first_ms, *_ = [
-                protocol.timed(lambda given=given: outputs.update(predict(loaded[0], given, state)))
-                for given in (*parities.earlier_steps(source.bundle, artifact), feed)
-            ]
-        names = [info.name for info in artifact.outputs]
+            first_ms, *_ = [call(given) for given in (*parities.earlier_steps(source.bundle, artifact), feed)]
+        parity = self._prove(source, outputs)
+        return Candidate(source.path, self.backend.name, loaded[0], feed, state, load_ms, first_ms, parity)
+
+    def _prove(self, source: Source, outputs: dict[str, Any]) -> Parity:
+        names = [info.name for info in source.manifest.artifact(source.target).outputs]
         missing = [name for name in names if name not in outputs]
         if missing:
             raise DeviceError(f"{source.path}: has no output called {', '.join(missing)}; export again")
-        allowed = parities.tolerance(source.manifest, source.target)
-        parity = parities.prove(
-            f"{source.path} on {units}",
+        expected = parities.sample(source.bundle, source.manifest).expected
+        return parities.prove(
+            f"{source.path} on {source.compute_units}",
             [np.asarray(outputs[name], np.float32) for name in names],
-            [sample.expected[name] for name in names],
-            allowed,
+            [expected[name] for name in names],
+            parities.tolerance(source.manifest, source.target),
             self.backend.name,
         )
-        return Candidate(source.path, self.backend.name, loaded[0], feed, state, load_ms, first_ms, parity)
 
     def memory(self, source: Source) -> Memory:
         return self.memory_pass(source, self.compiled(source))

@@ -108,32 +108,58 @@ def connected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakePhone:
     return FakePhone(folder / "iphone")
 
 
+def described(name: str, array: np.ndarray) -> TensorInfo:
+    return TensorInfo(name=name, shape=array.shape, dtype="float32", meaning=name)
+
+
+def stateful_bundle(path: Path) -> Path:
+    """A bundle of one step of a stream: twice the sum of all latents so far, which Core ML is to keep."""
+    clip = np.random.default_rng(1).normal(size=(3, 4, 3, 3)).astype(np.float32)
+    first = np.zeros((1, 1, 1, 1), np.float32)
+    frames = np.maximum(2 * clip.sum(0, keepdims=True)[:, :3], 0)
+    sample = {"latent": clip[-1:], "first": first, "frames": frames, "clip_latent": clip}
+    return _bundle(
+        path,
+        sample,
+        {"coreml-state-fp16": 2.0},
+        inputs=[described("latent", clip[-1:]), described("first", first)],
+        outputs=[described("frames", frames)],
+        states=[described("state_0", clip[-1:])],
+    )
+
+
 def coreml_bundle(path: Path, latent: np.ndarray, frames: np.ndarray, factors: dict[str, float]) -> Path:
     """A bundle whose packages hold a factor that the fakes multiply by; 2 gives `frames`."""
+    described_io = {"inputs": [described("latent", latent)], "outputs": [described("frames", frames)]}
+    return _bundle(path, {"latent": latent, "frames": frames}, factors, **described_io)
+
+
+def _bundle(path: Path, sample: dict[str, np.ndarray], factors: dict[str, float], **described_io: Any) -> Path:
     allowed = Tolerance(max_share=1e-3)
     parity = Parity(
         how="reference-evaluated", runtime="x 1", max_abs=0, scale=1, psnr_db=99, tolerance=allowed, passed=True
     )
     with new_bundle(path) as folder:
         (folder / "reference.pt2").write_bytes(b"no need of it")
-        np.savez(folder / "sample.npz", latent=latent, frames=frames)
+        np.savez(folder / "sample.npz", **sample)
         artifacts = []
         for target, factor in factors.items():
             package = folder / f"{target}.mlpackage"
             (package / "Data/com.apple.CoreML").mkdir(parents=True)
             (package / "Manifest.json").write_text("{}")
-            (package / "Data/com.apple.CoreML/model.mlmodel").write_text(json.dumps({"factor": factor}))
+            (package / "Data/com.apple.CoreML/model.mlmodel").write_text(
+                json.dumps({"factor": factor, "stateful": "states" in described_io})
+            )
             artifacts.append(
                 Artifact(
                     target=target,
-                    mode="clip",
+                    mode="stream" if "states" in described_io else "clip",
                     path=package.name,
                     sha256=sha256(package),
                     bytes=size_bytes(package),
-                    inputs=[TensorInfo(name="latent", shape=latent.shape, dtype="float32", meaning="latent")],
-                    outputs=[TensorInfo(name="frames", shape=frames.shape, dtype="float32", meaning="frames")],
                     parity=parity,
                     graph=GraphFacts(max_rank=4, operators={}, params=1, macs=1, peak_activation_bytes=1),
+                    **described_io,
                 )
             )
         model = Model.model_validate({"role": "student", "class_name": "Tiny", "config": {}})

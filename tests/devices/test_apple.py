@@ -16,7 +16,7 @@ from devices.journal import Journal
 from devices.protocol import Schedule
 from devices.records import Profile
 from devices.requests import Request
-from tests.devices.apple_phone import UDID, FakePhone, connected, coreml_bundle, device
+from tests.devices.apple_phone import UDID, FakePhone, connected, coreml_bundle, device, stateful_bundle
 from toolkit.errors import DeviceError, UserError
 
 STAYING = ["clean.jsonl", "hello.jsonl"]
@@ -94,6 +94,14 @@ def test_compute_units_are_candidates(measure: Measure, phone: FakePhone) -> Non
     ]
     copied = [call for call in phone.calls if call[:3] == ["device", "copy", "to"] and "/models/" in " ".join(call)]
     assert len(copied) == 1  # both packages are alike, and each model is copied once
+
+
+def test_a_stream_whose_states_core_ml_keeps_is_led_to_the_step_of_the_sample(
+    measure: Measure, phone: FakePhone, tmp_path: Path
+) -> None:
+    (record,) = measure([stateful_bundle(tmp_path / "stream")]).records
+    assert (record.target, record.parity.passed) == ("coreml-state-fp16", True)
+    assert phone.files == STAYING
 
 
 def test_nothing_stays_on_the_phone(measure: Measure, phone: FakePhone) -> None:
@@ -182,6 +190,24 @@ def test_a_phone_that_comes_back_goes_on(measure: Measure, phone: FakePhone) -> 
     assert [record.interruptions for record in found.records] == [1, 1]
     assert phone.launches.count("measure") == 2
     assert phone.files == STAYING
+
+
+@pytest.mark.parametrize("what", ["load", "warm up", "memory", "plan"])
+def test_a_phone_that_is_cut_off_in_any_pass_goes_on(measure: Measure, phone: FakePhone, what: str) -> None:
+    phone.fault(f"away:{what}:1")
+    found = measure()
+    assert [record.latency.iterations_ms for record in found.records] == [[0, 1, 2, 3], [10, 11, 12, 13]]
+    assert all(record.memory is not None and record.placement for record in found.records)
+    assert (found.failures, phone.files) == ([], STAYING)
+
+
+def test_a_candidate_that_fails_within_the_rounds_leaves_the_others(measure: Measure, phone: FakePhone) -> None:
+    phone.fault("fail:2")
+    found = measure()
+    assert [record.latency.iterations_ms for record in found.records] == [[0, 1, 2, 3]]
+    (failure,) = found.failures
+    assert "run failed (Core ML said no)" in failure.reason
+    assert phone.launches.count("measure") == 1
 
 
 def test_a_phone_that_stays_away_loses_no_round_and_can_be_resumed(

@@ -16,7 +16,7 @@ from devices.journal import Journal
 from devices.protocol import Schedule
 from devices.records import ComputeUnits, Memory, Placement, Profile
 from devices.requests import Request
-from tests.devices.apple_phone import coreml_bundle
+from tests.devices.apple_phone import coreml_bundle, stateful_bundle
 from toolkit.errors import DeviceError, UserError
 
 MEMORY = Memory(baseline_bytes=100, peak_bytes=300)
@@ -42,8 +42,15 @@ class FakeCoreML:
     def load(self, compiled: Path, units: ComputeUnits) -> Any:
         self._refuse(f"load {units}")
         self.loaded.append((compiled.name, units))
-        factor = json.loads(compiled.read_text())["factor"]
-        return SimpleNamespace(predict=lambda data: {"frames": np.maximum(factor * data["latent"][:, :3], 0)})
+        content = json.loads(compiled.read_text())
+
+        def predict(data: dict[str, np.ndarray], state: list[np.ndarray] | None = None) -> dict[str, np.ndarray]:
+            given = [data["latent"]] if state is None else state
+            if state is not None:
+                state.append(data["latent"])
+            return {"frames": np.maximum(content["factor"] * sum(given)[:, :3], 0)}
+
+        return SimpleNamespace(predict=predict, make_state=list)
 
     def plan(self, compiled: Path, units: ComputeUnits) -> list[Placement]:
         self._refuse("plan")
@@ -115,6 +122,11 @@ def test_a_wrong_output_is_not_timed(measure: Measure, tmp_path: Path, latent: n
     wrong = coreml_bundle(tmp_path / "wrong", latent, frames, {"coreml-fp16": 2.1})
     with pytest.raises(DeviceError, match="wrong output"):
         measure(FakeCoreML(), [wrong])
+
+
+def test_a_stream_whose_states_core_ml_keeps_is_led_to_the_step_of_the_sample(measure: Measure, tmp_path: Path) -> None:
+    (record,) = measure(FakeCoreML(), [stateful_bundle(tmp_path / "stream")]).records
+    assert (record.target, record.parity.passed) == ("coreml-state-fp16", True)
 
 
 def test_no_mac_no_core_ml(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

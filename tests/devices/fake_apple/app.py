@@ -1,6 +1,7 @@
 """A fake of the runner app: it follows the job format as the Swift app does, and computes in plain Python.
 
-Its models are Core ML packages only in name: a file in them holds the factor by which the model multiplies.
+Its models are Core ML packages only in name: a file in them holds the factor by which the model multiplies. One that
+keeps a state multiplies the sum of all that it was given.
 """
 
 from __future__ import annotations
@@ -51,6 +52,13 @@ class App:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.happens(f"stall:{what}:{candidate}"):
             time.sleep(600)
+        if self.happens(f"away:{what}:{candidate}"):
+            self.cut_off()
+
+    def cut_off(self) -> None:
+        """The connection goes, and with it the app."""
+        (ROOT / "gone").write_text(os.environ.get("FAKE_GONE_CALLS", "4"))
+        sys.exit(0)
 
     def ready(self) -> None:
         models = [{"name": p.name, "bytes": p.stat().st_size} for p in sorted((FOLDER / "models").glob("*"))]
@@ -75,12 +83,17 @@ class App:
             member = archive.extractfile("Data/com.apple.CoreML/model.mlmodel")
             assert member is not None
             factor = json.loads(member.read())["factor"]
-        (tensor,) = candidate["inputs"]
-        values = array.array({"float32": "f"}[tensor["dtype"]], (FOLDER / tensor["file"]).read_bytes())
+        steps = [*candidate["before"], candidate["inputs"]] if candidate["stateful"] else [candidate["inputs"]]
+        tensor = next(tensor for tensor in candidate["inputs"] if tensor["name"] == "latent")
+        values = [sum(column) for column in zip(*map(self.latent, steps), strict=True)]
         times, channels, height, width = tensor["shape"]
         frame, plane = channels * height * width, height * width
         chosen = [value for t in range(times) for value in values[t * frame : t * frame + 3 * plane]]
         return lambda: (array.array("f", [max(factor * value, 0) for value in chosen]), [times, 3, height, width])
+
+    def latent(self, tensors: list[dict[str, Any]]) -> array.array[float]:
+        tensor = next(tensor for tensor in tensors if tensor["name"] == "latent")
+        return array.array({"float32": "f"}[tensor["dtype"]], (FOLDER / tensor["file"]).read_bytes())
 
     def each(self, act: Any) -> list[dict[str, Any]]:
         """Do something with every candidate; those with which it went well."""
@@ -120,14 +133,17 @@ class App:
                 self.tell("began", repeat=repeat, started="2026-01-02T03:04:05Z", waited_s=waited, cooled=True)
             for candidate in sorted(active):
                 self.step("round", candidate)
+            if self.happens(f"fail:{number}"):
+                last = max(active)
+                self.tell("failed", candidate=last, stage="run", message="Core ML said no")
+                active.remove(last)
             self.happening(number)
             times = [float(10 * n + number) if n in active else None for n in range(job["total"])]
             self.tell("round", number=number, times_ms=times)
 
     def happening(self, number: int) -> None:
         if self.happens(f"disconnect:{number}"):
-            (ROOT / "gone").write_text(os.environ.get("FAKE_GONE_CALLS", "4"))
-            sys.exit(0)
+            self.cut_off()
         if self.happens(f"garbage:{number}"):
             with self.path.open("ab") as file:
                 file.write(b'{"event":"round","number":\xff\xfe!!\n')
