@@ -15,7 +15,7 @@ from devices.android_bench import AndroidBench, runtime_of
 from devices.android_files import Depot
 from devices.android_state import Clocks, describe, held_clocks, read_cores, read_props
 from devices.bench import drive
-from devices.listing import Listed
+from devices.listed import Listed
 from devices.records import Obtained, Profile
 from devices.requests import Request
 from devices.runner_files import installed_runner

@@ -123,7 +123,7 @@ def compare_profiles(base: Profile, new: Profile, *, unlike: bool = False) -> Co
             if number < len(others):
                 rows.append(_row(record, others[number]))
             else:
-                rows.append(_missing(record, failed.get(key[:2], [])))
+                rows.append(_missing(record, failed.get((record.role, record.target, record.compute_units), [])))
     for key, records in after.items():
         rows += [_named(record, "new", new_ms=record.latency.p50) for record in records[len(before.get(key, [])) :]]
     return Comparison(rows=rows, differences=differences)
@@ -199,9 +199,8 @@ def _missing(base: ProfileRecord, failures: list[Failure]) -> Row:
 
 
 def _named(record: ProfileRecord, bucket: Bucket, **figures: object) -> Row:
-    runtime = record.runtime.rsplit(" ", 1)[0]
     return Row.model_validate(
-        {"role": record.role, "target": record.target, "runtime": runtime, "bucket": bucket, **figures}
+        {"role": record.role, "target": record.target, "runtime": record.runs_on, "bucket": bucket, **figures}
     )
 
 
@@ -247,9 +246,9 @@ def _differences(base: Profile, new: Profile) -> list[str]:
         ):
             if mine != theirs:
                 found.append(f"{what}: {mine} and {theirs}")
-    known = {(r.role, r.target): r.runtime for r in base.records}
+    known = {(r.role, r.target, r.compute_units): r.runtime for r in base.records}
     for record in new.records:
-        runtime = known.get((record.role, record.target), record.runtime)
+        runtime = known.get((record.role, record.target, record.compute_units), record.runtime)
         if runtime != record.runtime:
             found.append(f"runtime of {record.target}: {runtime} and {record.runtime}")
     return list(dict.fromkeys(found))
@@ -263,12 +262,12 @@ def _device(record: ProfileRecord) -> str:
 def _by_key(records: Sequence[ProfileRecord]) -> dict[Key, list[ProfileRecord]]:
     found: defaultdict[Key, list[ProfileRecord]] = defaultdict(list)
     for record in records:
-        found[record.role, record.target, record.runtime.rsplit(" ", 1)[0]].append(record)
+        found[record.role, record.target, record.runs_on].append(record)
     return dict(found)
 
 
-def _by_target(failures: Sequence[Failure]) -> dict[tuple[str, str], list[Failure]]:
-    found: defaultdict[tuple[str, str], list[Failure]] = defaultdict(list)
+def _by_target(failures: Sequence[Failure]) -> dict[tuple[str, str, str | None], list[Failure]]:
+    found: defaultdict[tuple[str, str, str | None], list[Failure]] = defaultdict(list)
     for failure in failures:
-        found[failure.role, failure.target].append(failure)
+        found[failure.role, failure.target, failure.compute_units].append(failure)
     return dict(found)

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
+from devices.android import list_android
+from devices.apple import list_iphones, list_mac
 from devices.host import describe_host
-
-State = Literal["ready", "not ready"]
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One device. `name` is what `--device` takes; `remedy` says how one that is not ready becomes so."""
-
-    name: str
-    kind: str
-    model: str
-    system: str
-    state: State
-    remedy: str = ""
+from devices.listed import Listed
 
 
 def list_host() -> list[Listed]:
@@ -29,14 +16,12 @@ def list_host() -> list[Listed]:
     return [Listed("host", "host", found.model, found.system, "ready")]
 
 
-def list_android() -> list[Listed]:
-    """Phones that adb sees."""
-    from devices import android  # it takes `Listed` from here
-
-    return android.list_android()
-
-
-LISTERS: dict[str, Callable[[], list[Listed]]] = {"host": list_host, "android": list_android}
+LISTERS: dict[str, Callable[[], list[Listed]]] = {
+    "host": list_host,
+    "android": list_android,
+    "iphone": list_iphones,
+    "mac": list_mac,
+}
 
 
 def list_devices() -> list[Listed]:

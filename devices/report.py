@@ -112,11 +112,15 @@ def read_run(path: Path) -> Run:
 
 def speedups(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:
     """Teacher's p50 over student's, for each runtime that timed both in one session."""
-    teachers = {r.runtime: r for r in reversed(records) if r.role == "teacher"}
+    teachers = {(r.runtime, r.compute_units): r for r in reversed(records) if r.role == "teacher"}
     return [
-        {"runtime": r.runtime, "target": r.target, "ratio": teachers[r.runtime].latency.p50 / r.latency.p50}
+        {
+            "runtime": r.runtime,
+            "target": r.target,
+            "ratio": teachers[r.runtime, r.compute_units].latency.p50 / r.latency.p50,
+        }
         for r in records
-        if r.role == "student" and r.runtime in teachers
+        if r.role == "student" and (r.runtime, r.compute_units) in teachers
     ]
 
 

@@ -18,12 +18,14 @@ from pydantic import Field
 
 from devices import protocol
 from devices.records import (
+    ComputeUnits,
     Device,
     Failure,
     Latency,
     Memory,
     Obtained,
     OperatorTime,
+    Placement,
     Profile,
     ProfileRecord,
     Repeat,
@@ -36,13 +38,14 @@ from toolkit.schema import StrictModel
 
 
 class Source(NamedTuple):
-    """An artifact to measure: of which bundle, the `place`-th that was named, and its file."""
+    """An artifact to measure: of which bundle, the `place`-th that was named, its file, where Core ML may run it."""
 
     place: int
     bundle: Path
     manifest: Manifest
     target: str
     path: Path
+    compute_units: ComputeUnits | None = None
 
 
 class Planned(StrictModel):
@@ -54,6 +57,7 @@ class Planned(StrictModel):
     target: str
     artifact_sha256: str
     artifact_bytes: int
+    compute_units: ComputeUnits | None = None
 
 
 class Plan(StrictModel):
@@ -63,7 +67,7 @@ class Plan(StrictModel):
     created: str
     protocol_version: int
     device: Device
-    threads: int
+    threads: int | None
     schedule: protocol.Schedule
     obtained: Obtained
     versions: dict[str, str]
@@ -71,7 +75,8 @@ class Plan(StrictModel):
 
     @property
     def fingerprint(self) -> str:
-        asked = self.model_dump(mode="json", include={"protocol_version", "threads", "schedule", "candidates"})
+        fields = {"protocol_version", "threads", "schedule", "candidates"}
+        asked = self.model_dump(mode="json", include=fields, exclude_none=True)
         asked["device"] = [self.device.kind, self.device.name, self.device.model]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
@@ -119,6 +124,12 @@ class OperatorsFound(StrictModel):
     operators: list[OperatorTime]
 
 
+class PlacementFound(StrictModel):
+    kind: Literal["placement"] = "placement"
+    candidate: int
+    placement: list[Placement]
+
+
 class Failed(StrictModel):
     """A candidate cannot be measured; nothing more is asked of it in this session."""
 
@@ -128,13 +139,15 @@ class Failed(StrictModel):
     lost: bool = False
 
 
-Event = Annotated[Loaded | Began | Round | MemoryFound | OperatorsFound | Failed, Field(discriminator="kind")]
+Event = Annotated[
+    Loaded | Began | Round | MemoryFound | OperatorsFound | PlacementFound | Failed, Field(discriminator="kind")
+]
 
 
 def plan(
     device: Device,
     candidates: Sequence[Source],
-    threads: int,
+    threads: int | None,
     schedule: protocol.Schedule,
     obtained: Obtained = "measured",
 ) -> Plan:
@@ -156,6 +169,7 @@ def plan(
                 target=source.target,
                 artifact_sha256=sha256(source.path),
                 artifact_bytes=size_bytes(source.path),
+                compute_units=source.compute_units,
             )
             for source in candidates
         ],
@@ -253,10 +267,8 @@ class Session:
 
     def lost(self, reason: str) -> list[Failure]:
         """What a device that is gone leaves: those that failed before, and all others as lost."""
-        failed = self._failures()
-        known = {(failure.place, failure.target) for failure in failed}
-        others = [planned for planned in self.plan.candidates if (planned.place, planned.target) not in known]
-        return failed + [self._failure(planned, reason, lost=True) for planned in others]
+        others = [n for n in self._numbers() if self.of(Failed, n) is None]
+        return self._failures() + [self._failure(self.plan.candidates[n], reason, lost=True) for n in others]
 
     def _failures(self) -> list[Failure]:
         failed = [self.of(Failed, number) for number in self._numbers()]
@@ -285,6 +297,7 @@ class Session:
             if not isinstance(loaded, Loaded) or not repeats or self.of(Failed, number) is not None:
                 continue
             memory, operators = self.of(MemoryFound, number), self.of(OperatorsFound, number)
+            placement = self.of(PlacementFound, number)
             found.append(
                 ProfileRecord(
                     **planned.model_dump(),
@@ -307,6 +320,7 @@ class Session:
                     operators=operators.operators if isinstance(operators, OperatorsFound) else [],
                     parity=loaded.parity,
                     interruptions=max(starts[number] - 1, 0),
+                    placement=placement.placement if isinstance(placement, PlacementFound) else [],
                 )
             )
         return found

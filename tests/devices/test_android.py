@@ -9,7 +9,8 @@ import pytest
 
 from devices import native_runner, profile, runner_files, store
 from devices.bench import DeviceLost
-from devices.listing import Listed, list_devices
+from devices.listed import Listed
+from devices.listing import list_devices
 from devices.records import Profile
 from tests.command_line import handheld, refusal
 from tests.devices.conftest import MakeBundle

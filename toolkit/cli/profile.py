@@ -91,7 +91,8 @@ def print_records(records: Sequence[ProfileRecord]) -> None:
         interval = "–" if between is None else f"{between.low:.1f} to {between.high:.1f}"
         rows.append([record.label, record.target, median, interval, *others, memory])
     rounds = f"{len(first.latency.iterations_ms)} rounds in {len(first.latency.repeats)} repeats"
-    title = f"{first.obtained} on {first.device.model}, {first.threads} threads, {rounds}"
+    threads = f"{first.threads} threads, " if first.threads is not None else ""
+    title = f"{first.obtained} on {first.device.model}, {threads}{rounds}"
     print_table(title, columns, rows)
     if first.interruptions:
         console.print(f"the session was resumed {first.interruptions} times; what it had found was kept")
