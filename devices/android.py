@@ -23,7 +23,7 @@ from devices.sessions import Session, Source
 from toolkit.bundle import open_bundle
 from toolkit.errors import DeviceError, UserError
 
-BUILD = "build it, as docs/android.md says"
+BUILD = "build it with `handheld devices build-runner` (docs/android.md)"
 
 
 def profile_android(bundles: Sequence[Path], request: Request) -> Profile:
