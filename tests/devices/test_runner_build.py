@@ -117,6 +117,9 @@ class TestWhatIsBuilt:
 
         told = talk([runner, model, *write_inputs(inputs, tmp_path)], "run 0", "outputs out", folder=tmp_path)
         assert told.events[0]["runtime"] == "ExecuTorch 1.5.7"
+        traced = talk([runner, model, *write_inputs(inputs, tmp_path), "--trace"], folder=tmp_path)
+        assert traced.last["stage"] == "trace"  # this install has no tracer
+        assert "built without ExecuTorch's event tracer" in traced.last["message"]
         for output, expected in zip(read_outputs(told.last, tmp_path), by_pytorch(TwoOfTwo(), inputs), strict=True):
             np.testing.assert_allclose(output, expected, atol=1e-5)
 
@@ -160,12 +163,11 @@ class TestWhatIsBuilt:
 
 
 def source_install(prefix: Path) -> Path:
-    """The targets that the install of a source build has, around the libraries of the Python package."""
+    """The targets that the install of a source build without devtools has, around the libraries of the Python package."""
     package = runner_sources.executorch_package().prefix
     shutil.copytree(package / "lib", prefix / "lib", ignore=shutil.ignore_patterns("cmake"))
     libraries = {
         "executorch": "libexecutorch",
-        "etdump": "libexecutorch_etdump",
         "extension_threadpool": "libexecutorch_threadpool",
         "optimized_native_cpu_ops_lib": "libexecutorch_kernels_optimized",
         "quantized_ops_lib": "libexecutorch_kernels_quantized",
