@@ -163,7 +163,7 @@ class TestWhatIsBuilt:
 
 
 def source_install(prefix: Path) -> Path:
-    """The targets that the install of a source build without devtools has, around the libraries of the Python package."""
+    """The targets of a source build without devtools when it is installed, around the Python package's libraries."""
     package = runner_sources.executorch_package().prefix
     shutil.copytree(package / "lib", prefix / "lib", ignore=shutil.ignore_patterns("cmake"))
     libraries = {
@@ -308,6 +308,18 @@ class TestWhatIsMissing:
             runner_sources.unpack(archive, tmp_path / "folder", ["headers/"])
 
         assert list(tmp_path.iterdir()) == [archive]
+
+    def test_what_another_process_unpacked_meanwhile_is_kept(self, tmp_path: Path) -> None:
+        archive = tmp_path / "archive.zip"
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr("headers/a.h", "new")
+        (tmp_path / "folder" / "headers").mkdir(parents=True)
+        (tmp_path / "folder" / "headers" / "a.h").write_text("in use")
+
+        runner_sources.unpack(archive, tmp_path / "folder", ["headers/"])
+
+        assert (tmp_path / "folder" / "headers" / "a.h").read_text() == "in use"
+        assert len(list(tmp_path.iterdir())) == 2
 
 
 class TestWhatIsInstalled:
