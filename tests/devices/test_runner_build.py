@@ -298,6 +298,19 @@ class TestWhatIsMissing:
         with pytest.raises(UserError, match=r"npm: not found.*--onnxruntime"):
             runner_sources.onnxruntime_android()
 
+    def test_a_package_that_cannot_be_fetched_is_told_and_nothing_is_left(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for key, value in {"XDG_CACHE_HOME": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}.items():
+            monkeypatch.setenv(key, value)
+
+        with pytest.raises(
+            DeviceError, match=r"executorch .* for Linux on Arm: .* failed \(ERROR: .*; its log is .*fetch\.log"
+        ):
+            runner_sources.executorch_arm64()
+
+        assert [path.name for path in (tmp_path / "handheld" / "runners").iterdir()] == ["fetch.log"]
+
     def test_an_archive_that_was_cut_leaves_nothing(self, tmp_path: Path) -> None:
         archive = tmp_path / "archive.zip"
         with zipfile.ZipFile(archive, "w") as opened:
