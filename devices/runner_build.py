@@ -6,6 +6,7 @@ in commands.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform as machine
 import re
@@ -109,7 +110,7 @@ def build_runners(
         progress.update(0, "runtimes")
         torch, onnx = _sources(target, executorch, onnxruntime, runtimes)
         with tempfile.TemporaryDirectory() as build, atomic_directory(output) as folder:
-            log = sources.cache() / f"build-{platform}.log"
+            log = sources.cache() / f"build-{platform}-{hashlib.sha256(str(output).encode()).hexdigest()[:8]}.log"
             log.unlink(missing_ok=True)
             progress.update(1, "configure")
             arguments = [*definitions, *_definitions(torch, onnx)]

@@ -6,6 +6,7 @@ What is fetched is kept in the cache and fetched once.
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 import shutil
 import sys
@@ -21,7 +22,7 @@ from platformdirs import user_cache_path
 
 from devices.bounded import run_logged
 from toolkit.errors import DeviceError, UserError
-from toolkit.files import atomic_directory, sha256
+from toolkit.files import sha256
 
 #: Of ONNX Runtime for 64-bit Arm under Linux: the newest that also runs under qemu's user mode (1.32 does not).
 ONNXRUNTIME_ARM64 = "1.26.0"
@@ -89,11 +90,8 @@ def executorch_install(prefix: Path) -> ExecuTorchSource:
             f"{prefix}: no install of ExecuTorch (executorch-config.cmake is missing); "
             "name the folder that its `cmake --install` wrote"
         )
-    told = (
-        (config / "executorch-config-version.cmake").read_text(encoding="utf-8", errors="replace").strip()
-        if (config / "executorch-config-version.cmake").is_file()
-        else ""
-    )
+    file = config / "executorch-config-version.cmake"
+    told = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     release = re.search(r'set\((?:EXECUTORCH_BUILD_VERSION|PACKAGE_VERSION) "([0-9.]+)', told)
     return ExecuTorchSource(prefix, [prefix / "lib"], release[1] if release else None, str(prefix))
 
@@ -198,12 +196,12 @@ def _aar() -> Path:
         command = [npm, "pack", AAR_PACKAGE, "--silent", "--pack-destination", downloads]
         run_logged(command, f"ONNX Runtime's headers ({AAR_PACKAGE})", FETCH_TIMEOUT_S, cache() / "fetch.log")
         archive = Path(downloads) / "onnxruntime.aar"
-        with tarfile.open(next(Path(downloads).glob("*.tgz"))) as package:
-            member = package.extractfile("package/Plugins/Android/onnxruntime.aar")
-            if member is None:
-                raise DeviceError(f"{AAR_PACKAGE}: holds no Android archive")
-            with archive.open("wb") as file:
-                shutil.copyfileobj(member, file)
+        try:
+            with tarfile.open(next(Path(downloads).glob("*.tgz"))) as package, archive.open("wb") as file:
+                member = package.extractfile("package/Plugins/Android/onnxruntime.aar")
+                shutil.copyfileobj(member or io.BytesIO(), file)
+        except (KeyError, StopIteration, tarfile.TarError) as error:
+            raise DeviceError(f"{AAR_PACKAGE}: holds no Android archive; name one with --onnxruntime") from error
         if sha256(archive) != AAR_SHA256:
             raise DeviceError(f"{AAR_PACKAGE}: its Android archive is not the one that is known here; it was not used")
         unpack(archive, folder, ["headers/", AAR_LIBRARY])
@@ -213,12 +211,23 @@ def _aar() -> Path:
 def unpack(archive: Path, folder: Path, members: list[str]) -> None:
     """Write what begins like one of `members` into `folder`, which is there whole or not at all.
 
-    Raises `UserError` where `archive` is no zip file.
+    One that another process made meanwhile is left alone: it may be in use. Raises `UserError` where `archive` is no
+    zip file.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(archive) as opened, atomic_directory(folder) as temporary:
+        with (
+            zipfile.ZipFile(archive) as opened,
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary,
+        ):
+            whole = Path(temporary) / "whole"
             for name in opened.namelist():
                 if name.startswith(tuple(members)):
-                    opened.extract(name, temporary)
+                    opened.extract(name, whole)
+            try:
+                whole.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
     except zipfile.BadZipFile as error:
         raise UserError(f"{archive}: no archive; download it again") from error

@@ -117,6 +117,9 @@ class TestWhatIsBuilt:
 
         told = talk([runner, model, *write_inputs(inputs, tmp_path)], "run 0", "outputs out", folder=tmp_path)
         assert told.events[0]["runtime"] == "ExecuTorch 1.5.7"
+        traced = talk([runner, model, *write_inputs(inputs, tmp_path), "--trace"], folder=tmp_path)
+        assert traced.last["stage"] == "trace"  # this install has no tracer
+        assert "built without ExecuTorch's event tracer" in traced.last["message"]
         for output, expected in zip(read_outputs(told.last, tmp_path), by_pytorch(TwoOfTwo(), inputs), strict=True):
             np.testing.assert_allclose(output, expected, atol=1e-5)
 
@@ -160,12 +163,11 @@ class TestWhatIsBuilt:
 
 
 def source_install(prefix: Path) -> Path:
-    """The targets that the install of a source build has, around the libraries of the Python package."""
+    """The targets of a source build without devtools when it is installed, around the Python package's libraries."""
     package = runner_sources.executorch_package().prefix
     shutil.copytree(package / "lib", prefix / "lib", ignore=shutil.ignore_patterns("cmake"))
     libraries = {
         "executorch": "libexecutorch",
-        "etdump": "libexecutorch_etdump",
         "extension_threadpool": "libexecutorch_threadpool",
         "optimized_native_cpu_ops_lib": "libexecutorch_kernels_optimized",
         "quantized_ops_lib": "libexecutorch_kernels_quantized",
@@ -296,6 +298,19 @@ class TestWhatIsMissing:
         with pytest.raises(UserError, match=r"npm: not found.*--onnxruntime"):
             runner_sources.onnxruntime_android()
 
+    def test_a_package_that_cannot_be_fetched_is_told_and_nothing_is_left(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for key, value in {"XDG_CACHE_HOME": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}.items():
+            monkeypatch.setenv(key, value)
+
+        with pytest.raises(
+            DeviceError, match=r"executorch .* for Linux on Arm: .* failed \(ERROR: .*; its log is .*fetch\.log"
+        ):
+            runner_sources.executorch_arm64()
+
+        assert [path.name for path in (tmp_path / "handheld" / "runners").iterdir()] == ["fetch.log"]
+
     def test_an_archive_that_was_cut_leaves_nothing(self, tmp_path: Path) -> None:
         archive = tmp_path / "archive.zip"
         with zipfile.ZipFile(archive, "w") as opened:
@@ -306,6 +321,18 @@ class TestWhatIsMissing:
             runner_sources.unpack(archive, tmp_path / "folder", ["headers/"])
 
         assert list(tmp_path.iterdir()) == [archive]
+
+    def test_what_another_process_unpacked_meanwhile_is_kept(self, tmp_path: Path) -> None:
+        archive = tmp_path / "archive.zip"
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr("headers/a.h", "new")
+        (tmp_path / "folder" / "headers").mkdir(parents=True)
+        (tmp_path / "folder" / "headers" / "a.h").write_text("in use")
+
+        runner_sources.unpack(archive, tmp_path / "folder", ["headers/"])
+
+        assert (tmp_path / "folder" / "headers" / "a.h").read_text() == "in use"
+        assert len(list(tmp_path.iterdir())) == 2
 
 
 class TestWhatIsInstalled:

@@ -142,9 +142,16 @@ def test_onnx_runtime_writes_a_trace_of_all_runs_and_leaves_nothing_else(
 def test_a_trace_that_is_not_asked_for_is_not_left_behind(
     commands: dict[str, list[str | Path]], onnx_model: Path, tmp_path: Path
 ) -> None:
-    talk([*commands["onnxruntime"], "--trace"], "run 0", folder=tmp_path / "onnxruntime")
+    folder = tmp_path / "onnxruntime"
+    runner, _, *inputs = commands["onnxruntime"]
+    (folder / "cut.onnx").write_bytes(onnx_model.read_bytes()[:100])
 
-    assert not list(onnx_model.parent.glob("handheld-profile*"))
+    talk([*commands["onnxruntime"], "--trace"], "run 0", folder=folder)
+    damaged = talk([runner, "cut.onnx", *inputs, "--trace"], folder=folder)
+
+    assert damaged.kinds == ["error"]
+    for place in (folder, onnx_model.parent):
+        assert not list(place.glob("*profile*"))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -1,6 +1,7 @@
 // The command line of a runner.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <thread>

@@ -1,9 +1,12 @@
 // Runs an ExecuTorch program for the host.
-#include <executorch/devtools/etdump/etdump_flatcc.h>
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
+
+#ifdef HANDHELD_ETDUMP
+#include <executorch/devtools/etdump/etdump_flatcc.h>
+#endif
 
 #include <algorithm>
 #include <cstdio>
@@ -21,11 +24,11 @@ namespace {
 
 using executorch::aten::ScalarType;
 using executorch::aten::SizesType;
-using executorch::etdump::ETDumpGen;
 using executorch::extension::Module;
 using executorch::extension::TensorPtr;
 using executorch::runtime::Error;
 using executorch::runtime::EValue;
+using executorch::runtime::EventTracer;
 using executorch::runtime::Program;
 using executorch::runtime::Tag;
 
@@ -75,13 +78,31 @@ void check(Error error, const char* stage, const std::string& what) {
   if (error != Error::Ok) throw Failure(stage, what + ": " + text_of(error));
 }
 
+#ifdef HANDHELD_ETDUMP
+std::unique_ptr<EventTracer> new_tracer() { return std::make_unique<executorch::etdump::ETDumpGen>(); }
+
+// What it recorded since it was last read.
+std::vector<uint8_t> read_tracer(EventTracer& tracer) {
+  const auto dump = static_cast<executorch::etdump::ETDumpGen&>(tracer).get_etdump_data();
+  const std::unique_ptr<void, decltype(&std::free)> owner(dump.buf, &std::free);
+  const auto* bytes = static_cast<const uint8_t*>(dump.buf);
+  return bytes == nullptr ? std::vector<uint8_t>() : std::vector<uint8_t>(bytes, bytes + dump.size);
+}
+#else
+std::unique_ptr<EventTracer> new_tracer() {
+  throw Failure("trace", "this runner was built without ExecuTorch's event tracer");
+}
+
+std::vector<uint8_t> read_tracer(EventTracer&) { return {}; }
+#endif
+
 class LoadedProgram final : public Model {
  public:
   explicit LoadedProgram(const Arguments& arguments)
-      : path_(arguments.model), method_(arguments.method), tracing_(arguments.trace) {
+      : path_(arguments.model), method_(arguments.method) {
     if (!set_threads(arguments.threads)) throw Failure("load", "the thread pool did not take " + std::to_string(arguments.threads) + " threads");
     // no tracer unless it is asked for: it takes time and memory
-    std::unique_ptr<ETDumpGen> tracer = tracing_ ? std::make_unique<ETDumpGen>() : nullptr;
+    std::unique_ptr<EventTracer> tracer = arguments.trace ? new_tracer() : nullptr;
     tracer_ = tracer.get();
     module_ = std::make_unique<Module>(path_, Module::LoadMode::Mmap, std::move(tracer));
     // a damaged file must be found here and not by a crash
@@ -137,10 +158,9 @@ class LoadedProgram final : public Model {
   }
 
   void trace(const std::string& path) override {
-    const auto dump = tracer_->get_etdump_data();
-    const std::unique_ptr<void, decltype(&std::free)> owner(dump.buf, &std::free);
-    if (dump.buf == nullptr || dump.size == 0) throw Failure("trace", "ExecuTorch gave no ETDump; it was built without its event tracer");
-    write_file(path, dump.buf, dump.size, "trace");
+    const std::vector<uint8_t> dump = read_tracer(*tracer_);
+    if (dump.empty()) throw Failure("trace", "ExecuTorch gave no ETDump; it was built without its event tracer");
+    write_file(path, dump.data(), dump.size(), "trace");
   }
 
  private:
@@ -166,8 +186,7 @@ class LoadedProgram final : public Model {
   }
 
   std::string path_, method_;
-  bool tracing_;
-  ETDumpGen* tracer_ = nullptr;  // the module's
+  EventTracer* tracer_ = nullptr;  // the module's
   std::unique_ptr<Module> module_;
   std::vector<TensorPtr> tensors_;
   std::vector<EValue> values_, outputs_;

@@ -1,4 +1,5 @@
 // Runs an ONNX model for the host, on the processor.
+#include <dirent.h>
 #include <onnxruntime_c_api.h>
 #include <unistd.h>
 
@@ -72,9 +73,19 @@ void describe(const OrtTensorTypeAndShapeInfo* info, const char* stage, ONNXTens
   check(api->GetDimensions(info, shape.data(), rank), stage, "shape");
 }
 
+// With its slash.
 std::string folder_of(const std::string& path) {
   const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  return slash == std::string::npos ? "./" : path.substr(0, slash + 1);
+}
+
+// Removes the files whose names begin with `prefix`.
+void remove_profiles(const std::string& prefix) {
+  const std::string folder = folder_of(prefix), begin = prefix.substr(folder.size());
+  const std::unique_ptr<DIR, int (*)(DIR*)> listing(::opendir(folder.c_str()), &::closedir);
+  while (const dirent* entry = listing ? ::readdir(listing.get()) : nullptr) {
+    if (std::string(entry->d_name).rfind(begin, 0) == 0) std::remove((folder + entry->d_name).c_str());
+  }
 }
 
 class Session final : public Model {
@@ -92,7 +103,9 @@ class Session final : public Model {
     check(api->AddSessionConfigEntry(raw, "session.force_spinning_stop", "1"), "load", "spinning");
     if (arguments.trace) check(api->EnableProfiling(raw, profile_prefix().c_str()), "trace", "profiling");
     OrtSession* session = nullptr;
-    check(api->CreateSession(env_.get(), path_.c_str(), raw, &session), "load", path_);
+    OrtStatus* status = api->CreateSession(env_.get(), path_.c_str(), raw, &session);
+    if (status != nullptr && arguments.trace) remove_profiles(profile_prefix());  // it leaves an empty one
+    check(status, "load", path_);
     session_.reset(session);
     profiling_ = arguments.trace;
     check(api->GetAllocatorWithDefaultOptions(&allocator_), "load", "allocator");
@@ -166,15 +179,15 @@ class Session final : public Model {
   void trace(const std::string& path) override {
     if (!profiling_) throw Failure("trace", "the profile was written already");
     const std::string written = end_profiling(path);
-    if (written.empty()) throw Failure("trace", "ONNX Runtime could not write a profile beside " + path_);
+    if (written.empty()) throw Failure("trace", "ONNX Runtime could not write its profile to " + profile_prefix() + "*");
   }
 
  private:
   // ONNX Runtime adds a date and ".json".
   std::string profile_prefix() const {
     const char* folder = std::getenv("TMPDIR");
-    return (folder != nullptr ? std::string(folder) + "/" : folder_of(path_) + "/") + "handheld-profile-" +
-           std::to_string(::getpid());
+    return (folder != nullptr ? std::string(folder) + "/" : folder_of(path_)) + "handheld-profile-" +
+           std::to_string(::getpid()) + "-";
   }
 
   // Ends profiling and removes its file; first copies it to `path` where one is given. Gives the file's name, or
