@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import shutil
 import struct
 import subprocess
@@ -156,7 +157,10 @@ class Phone:
         has_protocol = "shell_v2" in self.features
         line = command if has_protocol else f"{command}\necho handheld:$?"
         with self.stream(line, "shell") as stream:
-            out = stream.read_all(timeout_s)
+            try:
+                out = stream.read_all(timeout_s)
+            except TimeoutError as error:
+                raise DeviceError(f"{self.name}: `{command}` gave no answer within {timeout_s:.0f} s") from error
             if has_protocol:
                 return Result(stream.code if stream.code is not None else -1, out, stream.log)
         text, _, code = out.replace("\r\n", "\n").rpartition("handheld:")
@@ -193,10 +197,13 @@ class Phone:
             connection.conn.sendall(b"SEND" + struct.pack("<I", len(path)) + path)
             sent = 0
             while piece := file.read(PIECE):
+                if select.select([connection.conn], [], [], 0)[0]:
+                    break  # a refusal: what is sent after it may cost us its reason
                 connection.conn.sendall(b"DATA" + struct.pack("<I", len(piece)) + piece)
                 sent += len(piece)
                 progress(sent)
-            connection.conn.sendall(b"DONE" + struct.pack("<I", int(time.time())))
+            else:
+                connection.conn.sendall(b"DONE" + struct.pack("<I", int(time.time())))
             self._check(connection, f"{source.name} cannot be pushed")
             connection.conn.sendall(b"QUIT" + bytes(4))
 

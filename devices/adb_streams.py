@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 from devices.bench import DeviceLost
-from toolkit.errors import DeviceError
 
 STDIN, STDOUT, STDERR, EXIT = range(4)
 HEADER = struct.Struct("<BI")
@@ -45,7 +44,7 @@ class Stream:
     def read_line(self, timeout_s: float) -> str | None:
         """The next line without its end; None where the command has ended.
 
-        Raises `DeviceError` where none comes within `timeout_s`.
+        Raises `TimeoutError` where none comes within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._out and not self._ended:
@@ -57,7 +56,7 @@ class Stream:
         return line.decode(errors="replace").rstrip("\r")
 
     def read_all(self, timeout_s: float) -> str:
-        """All output until the command's end."""
+        """All output until the command's end; raises `TimeoutError` where that does not come within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while not self._ended:
             self._receive(deadline, timeout_s)
@@ -75,7 +74,7 @@ class Stream:
                 except ConnectionError as error:
                     raise DeviceLost(f"{self._name}: the connection is gone") from error
         if data is None:
-            raise DeviceError(f"{self._name}: no answer within {timeout_s:.0f} s")
+            raise TimeoutError(f"no answer within {timeout_s:.0f} s")
         if not data:
             self._close()
         elif self._has_protocol:

@@ -31,6 +31,7 @@ class Depot:
     def __init__(self, phone: Phone, session: str, say: Say = lambda _: None) -> None:
         self._phone, self._say = phone, say
         self._used: set[str] = set()
+        self._whole: set[str] = set()
         self._scratch = f"{ROOT}/session-{session}"
 
     def scratch(self, name: str) -> str:
@@ -46,6 +47,8 @@ class Depot:
         hashes = {path: sha256(path) for path in files}
         key = hashes[files[0]] if len(files) == 1 else _joint(hashes)
         folder = f"{ROOT}/{key}"
+        if folder in self._whole:
+            return folder
         self._used.add(folder)
         found = self._present(folder)
         missing = [path for path in files if found.get(path.name) != hashes[path]]
@@ -54,6 +57,7 @@ class Depot:
             self._phone.run(f"mkdir -p {folder}")
         for path in missing:
             self._push(path, f"{folder}/{path.name}", hashes[path], mode)
+        self._whole.add(folder)
         return folder
 
     def remove(self, paths: Sequence[str]) -> None:
@@ -73,7 +77,7 @@ class Depot:
 
     def _present(self, folder: str) -> dict[str, str]:
         """Hashes of the files in a folder; none on devices that cannot tell them."""
-        names = self._phone.shell(f"ls {folder} 2>/dev/null").out.split()
+        names = [line.strip() for line in self._phone.shell(f"ls -1 {folder} 2>/dev/null").out.splitlines()]
         if not names:
             return {}
         paths = " ".join(shlex.quote(f"{folder}/{name}") for name in names)

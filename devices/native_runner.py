@@ -35,7 +35,9 @@ class Lines(Protocol):
     @property
     def log(self) -> str: ...
     def write(self, line: str) -> None: ...
-    def read_line(self, timeout_s: float) -> str | None: ...
+    def read_line(self, timeout_s: float) -> str | None:
+        """None where the program has ended; raises `TimeoutError`."""
+        ...
 
 
 class Said(BaseModel):
@@ -133,9 +135,9 @@ class NativeRunner:
 
     def _expect(self, kind: type[Event], timeout_s: float) -> Event:
         self._answers = False  # until it does
-        line = self._lines.read_line(timeout_s)
+        line = self._line(timeout_s)
         while line is not None and self._lines.mixed and not line.startswith("{"):
-            line = self._lines.read_line(timeout_s)
+            line = self._line(timeout_s)
         if line is None:
             raise DeviceError(f"{self._what}: the runner ended {self._ending()}")
         try:
@@ -147,6 +149,14 @@ class NativeRunner:
             raise DeviceError(f"{self._what}: the runner gave no event but '{_short(line)}'{self._tail()}") from error
         self._answers = True
         return found
+
+    def _line(self, timeout_s: float) -> str | None:
+        try:
+            return self._lines.read_line(timeout_s)
+        except TimeoutError as error:
+            raise DeviceError(
+                f"{self._what}: the runner gave no answer within {timeout_s:.0f} s and was ended{self._tail()}"
+            ) from error
 
     def _ending(self) -> str:
         code = self._lines.code

@@ -12,6 +12,7 @@ from devices.bench import DeviceLost
 from devices.listed import Listed
 from devices.listing import list_devices
 from devices.records import Profile
+from devices.sessions import Session
 from tests.command_line import handheld, refusal
 from tests.devices.conftest import MakeBundle
 from tests.devices.loopback import runner
@@ -247,6 +248,20 @@ def test_a_runner_that_never_answers(phones: Fleet, measure: Measure, monkeypatc
     check_nothing_left(phone)
 
 
+def test_a_runner_that_hangs_is_left_out_and_the_others_go_on(
+    phones: Fleet, make_bundle: MakeBundle, installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_runner, "RUN_S", 2.0)
+    phone = phones.add("pixel8", ["freeze=1"])  # the first candidate's first run
+    bundles = [make_bundle("first"), make_bundle("second")]
+    found = profile(bundles, "android", iterations=2, repeats=1, operators=False)
+    assert [record.bundle for record in found.records] == ["second"]
+    (failure,) = found.failures
+    assert "could not run it on android:" in failure.reason
+    assert "the runner gave no answer within 2 s and was ended" in failure.reason
+    check_nothing_left(phone)
+
+
 def test_a_connection_that_breaks_in_a_push_is_waited_for(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("pixel8", ["drop-push=1000"])
     assert measure().records
@@ -290,6 +305,24 @@ def test_the_command_line(
     assert "no such phone; attached: " in refusal(capsys, 2, *command, "android:Nexus")
     assert "fits several phones" in refusal(capsys, 2, *command, "android:127.")
     assert "several phones are attached" in refusal(capsys, 2, *command, "android")
+
+
+def test_an_interrupted_profile_leaves_nothing(phones: Fleet, make_bundle: MakeBundle, installed: None) -> None:
+    phone = phones.add("pixel8")
+
+    class Interrupting:
+        """Looks on, and presses Ctrl-C after the third round."""
+
+        def seen(self, session: Session, event: object) -> None:
+            if session.rounds_done == 3:
+                raise KeyboardInterrupt
+
+        def said(self, session: Session, text: str) -> None: ...
+
+    with pytest.raises(KeyboardInterrupt):
+        profile([make_bundle()], "android", operators=False, watch=Interrupting())
+    check_nothing_left(phone)
+    assert store.load() == []
 
 
 def test_phones_are_listed_with_what_stands_in_their_way(phones: Fleet) -> None:

@@ -188,6 +188,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "echo": echo,
     "getprop": getprop,
     "grep": grep,
+    "logcat": framework("logcat"),
     "ls": ls,
     "mkdir": mkdir,
     "mv": mv,

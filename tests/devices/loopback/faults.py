@@ -9,12 +9,16 @@ KNOWN = {
     "unauthorized": "the phone never accepts this computer",
     "drop-push": "the connection breaks after VALUE bytes of pushed files",
     "drop-run": "the connection breaks after VALUE timed runs, all programs together",
+    "freeze": "the program that makes timed run VALUE, all programs counted, stops for ever after it",
     "full": "a file that is pushed finds no space",
     "hang": "a command that holds VALUE never answers",
     "exit": "every program ends at once with exit code VALUE",
     "garbage": "every program prints something else than it should",
     "truncated": "every program's output breaks off in the middle of its line number VALUE, and it ends",
 }
+
+#: Those that wait for their time, and happen once.
+COUNTED = ("drop-push", "drop-run", "freeze")
 
 
 @dataclass
@@ -35,7 +39,7 @@ def parse(text: str) -> Fault:
     name, _, value = body.partition("=")
     if name not in KNOWN or often not in ("", "for-good"):
         raise ValueError(f"unknown fault {text!r}; known: {', '.join(KNOWN)}")
-    return Fault(name, value, often == "for-good" or name not in ("drop-push", "drop-run"))
+    return Fault(name, value, often == "for-good" or name not in COUNTED)
 
 
 class Faults:
@@ -43,7 +47,7 @@ class Faults:
 
     def __init__(self, faults: list[Fault]) -> None:
         self._faults = {fault.name: fault for fault in faults}
-        self._counts = {"drop-push": 0, "drop-run": 0}
+        self._counts = dict.fromkeys(COUNTED, 0)
 
     def value(self, name: str) -> str | None:
         """The value of a fault that is there, `""` where it has none; None where it is not."""
@@ -51,7 +55,7 @@ class Faults:
         return fault.value if fault is not None else None
 
     def counted(self, name: str, amount: int) -> bool:
-        """Whether the connection is to break now that `amount` more was pushed or run."""
+        """Whether a fault of `COUNTED` is to happen now that `amount` more was pushed or run."""
         fault = self._faults.get(name)
         if fault is None or not fault.active:
             return False

@@ -206,6 +206,9 @@ class Shell:
                 await self._write(STDOUT, line[: len(line) // 2], command)
                 os.killpg(process.pid, signal.SIGKILL)
                 return
+            if b'"ran"' in line and self._faults.counted("freeze", 1):
+                os.killpg(process.pid, signal.SIGSTOP)
+                continue
             if b'"ran"' in line and self._faults.counted("drop-run", 1):
                 self._drop()
                 raise Closed

@@ -74,34 +74,36 @@ async def _list(stream: Stream, sandbox: Sandbox, path: str) -> None:
 
 
 async def _take_file(stream: Stream, sandbox: Sandbox, faults: Faults, drop: Callable[[], None], target: str) -> None:
-    """A push; as on a phone, what arrived before the connection broke stays there."""
+    """A push; as on a phone, a refusal comes at once, and what arrived before the connection broke stays there."""
     path, _, mode = target.rpartition(",")
-    reason = NO_SPACE if faults.value("full") is not None else None
+    reason: str | None = None
     place: Path | None = None
     try:
         place = sandbox.host(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"")
     except OSError as error:
-        reason = reason or f"couldn't create file: {error.strerror}"
+        reason, place = f"couldn't create file: {error.strerror}", None
+        await _fail(stream, reason)
     while True:
         kind, number = struct.unpack("<4sI", await stream.read_exactly(8))
         if kind == b"DONE":
             break
         data = await stream.read_exactly(number)
+        if reason is None and faults.value("full") is not None:
+            reason = NO_SPACE
+            await _fail(stream, reason)
         if reason is None and place is not None:
             with place.open("ab") as file:
                 file.write(data)
         if faults.counted("drop-push", len(data)):
             drop()
-    if reason is not None or place is None:
-        if place is not None:
+        if reason is not None and place is not None:
             place.unlink(missing_ok=True)
-        await _fail(stream, reason or "")
-        return
-    place.chmod(int(mode) & 0o777)
-    os.utime(place, (number, number))
-    await stream.write(struct.pack("<4sI", b"OKAY", 0))
+    if reason is None and place is not None:
+        place.chmod(int(mode) & 0o777)
+        os.utime(place, (number, number))
+        await stream.write(struct.pack("<4sI", b"OKAY", 0))
 
 
 async def _give_file(stream: Stream, sandbox: Sandbox, path: str) -> None:
