@@ -123,7 +123,8 @@ def compare_profiles(base: Profile, new: Profile, *, unlike: bool = False) -> Co
             if number < len(others):
                 rows.append(_row(record, others[number]))
             else:
-                rows.append(_missing(record, failed.get(key[:2], [])))
+                mine = [failure for failure in failed.get(key[:2], []) if failure.provider == record.provider]
+                rows.append(_missing(record, mine))
     for key, records in after.items():
         rows += [_named(record, "new", new_ms=record.latency.p50) for record in records[len(before.get(key, [])) :]]
     return Comparison(rows=rows, differences=differences)
@@ -247,9 +248,9 @@ def _differences(base: Profile, new: Profile) -> list[str]:
         ):
             if mine != theirs:
                 found.append(f"{what}: {mine} and {theirs}")
-    known = {(r.role, r.target): r.runtime for r in base.records}
+    known = {(r.role, r.target, r.provider): r.runtime for r in base.records}
     for record in new.records:
-        runtime = known.get((record.role, record.target), record.runtime)
+        runtime = known.get((record.role, record.target, record.provider), record.runtime)
         if runtime != record.runtime:
             found.append(f"runtime of {record.target}: {runtime} and {record.runtime}")
     return list(dict.fromkeys(found))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from devices.bench import DeviceLost
+from devices.browser import profile_browser
 from devices.host import profile_host
 from devices.journal import Journal
 from devices.protocol import Schedule
@@ -19,7 +20,7 @@ from toolkit.errors import DeviceError, UserError, unknown_name
 
 Profiler = Callable[[Sequence[Path], Request], Profile]
 
-PROFILERS: dict[str, Profiler] = {"host": profile_host}
+PROFILERS: dict[str, Profiler] = {"host": profile_host, "browser": profile_browser}
 
 
 def profile(

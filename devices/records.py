@@ -17,6 +17,8 @@ BUSY_SHARE = 0.15
 
 Obtained = Literal["measured", "planned", "estimated", "emulated"]
 DeviceKind = Literal["host", "android", "apple", "browser"]
+#: By what a browser's runtime computes: the processor, the graphics processor, or what the system offers for networks.
+Provider = Literal["wasm", "webgpu", "webnn"]
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
@@ -72,13 +74,17 @@ class Repeat(StrictModel):
 
 
 class Latency(StrictModel):
-    """Milliseconds. `warmup_ms` and the times of `repeats` are kept whole, outliers included."""
+    """Milliseconds. `warmup_ms` and the times of `repeats` are kept whole, outliers included.
+
+    Where the device's clock is too coarse for one call, each time is the mean of `batch` calls in a row.
+    """
 
     load_ms: float
     first_ms: float
     warmup_ms: list[float]
     steady: bool
     repeats: list[Repeat]
+    batch: int = 1
 
     @property
     def iterations_ms(self) -> list[float]:
@@ -164,6 +170,7 @@ class ProfileRecord(StrictModel):
     operators: list[OperatorTime]
     parity: Parity
     interruptions: int = 0
+    provider: Provider | None = None
 
     @property
     def busy(self) -> bool:
@@ -202,10 +209,12 @@ class Failure(StrictModel):
     device: Device
     kind: Literal["failed", "lost"]
     reason: str
+    provider: Provider | None = None
 
     def __str__(self) -> str:
         word = {"failed": "failed", "lost": "was not measured, for the device was lost"}[self.kind]
-        return f"{self.target} of {self.bundle} ({self.role}) {word}: {self.reason}"
+        by = f" by {self.provider}" if self.provider is not None else ""
+        return f"{self.target}{by} of {self.bundle} ({self.role}) {word}: {self.reason}"
 
 
 class Profile(StrictModel):

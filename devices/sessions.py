@@ -26,6 +26,7 @@ from devices.records import (
     OperatorTime,
     Profile,
     ProfileRecord,
+    Provider,
     Repeat,
 )
 from toolkit.bundle import Manifest, versions
@@ -46,7 +47,10 @@ class Source(NamedTuple):
 
 
 class Planned(StrictModel):
-    """One candidate: an artifact of the `place`-th bundle that was named."""
+    """One candidate: an artifact of the `place`-th bundle that was named, and in browsers what computes it.
+
+    `obtained` is given where it is not the plan's.
+    """
 
     place: int
     bundle: str
@@ -54,6 +58,8 @@ class Planned(StrictModel):
     target: str
     artifact_sha256: str
     artifact_bytes: int
+    provider: Provider | None = None
+    obtained: Obtained | None = None
 
 
 class Plan(StrictModel):
@@ -71,7 +77,8 @@ class Plan(StrictModel):
 
     @property
     def fingerprint(self) -> str:
-        asked = self.model_dump(mode="json", include={"protocol_version", "threads", "schedule", "candidates"})
+        fields = {"protocol_version", "threads", "schedule", "candidates"}
+        asked = self.model_dump(mode="json", include=fields, exclude_none=True)
         asked["device"] = [self.device.kind, self.device.name, self.device.model]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
@@ -86,6 +93,7 @@ class Loaded(StrictModel):
     first_ms: float
     warmup_ms: list[float]
     parity: Parity
+    batch: int = 1
 
 
 class Began(StrictModel):
@@ -253,10 +261,8 @@ class Session:
 
     def lost(self, reason: str) -> list[Failure]:
         """What a device that is gone leaves: those that failed before, and all others as lost."""
-        failed = self._failures()
-        known = {(failure.place, failure.target) for failure in failed}
-        others = [planned for planned in self.plan.candidates if (planned.place, planned.target) not in known]
-        return failed + [self._failure(planned, reason, lost=True) for planned in others]
+        others = [n for n in self._numbers() if self.of(Failed, n) is None]
+        return self._failures() + [self._failure(self.plan.candidates[n], reason, lost=True) for n in others]
 
     def _failures(self) -> list[Failure]:
         failed = [self.of(Failed, number) for number in self._numbers()]
@@ -268,7 +274,7 @@ class Session:
 
     def _failure(self, planned: Planned, reason: str, lost: bool) -> Failure:
         return Failure(
-            **planned.model_dump(exclude={"artifact_bytes"}),
+            **planned.model_dump(exclude={"artifact_bytes", "obtained"}),
             session=self.plan.session,
             created=self.plan.created,
             device=self.plan.device,
@@ -287,7 +293,7 @@ class Session:
             memory, operators = self.of(MemoryFound, number), self.of(OperatorsFound, number)
             found.append(
                 ProfileRecord(
-                    **planned.model_dump(),
+                    **planned.model_dump(exclude={"obtained"}),
                     protocol_version=self.plan.protocol_version,
                     session=self.plan.session,
                     created=self.plan.created,
@@ -295,13 +301,14 @@ class Session:
                     runtime=loaded.runtime,
                     threads=self.plan.threads,
                     versions=self.plan.versions,
-                    obtained=self.plan.obtained,
+                    obtained=planned.obtained or self.plan.obtained,
                     latency=Latency(
                         load_ms=loaded.load_ms,
                         first_ms=loaded.first_ms,
                         warmup_ms=loaded.warmup_ms,
                         steady=protocol.is_steady(loaded.warmup_ms),
                         repeats=repeats,
+                        batch=loaded.batch,
                     ),
                     memory=memory.memory if isinstance(memory, MemoryFound) else None,
                     operators=operators.operators if isinstance(operators, OperatorsFound) else [],
