@@ -253,7 +253,7 @@ async def _wait(site: Site, request: Request, patience: Patience, serving: async
     opened = loop.time()
     while not serving.done():
         await asyncio.sleep(TICK_S)
-        if site.stopped or request.journal.stopped:
+        if site.stopped or site.error is not None or request.journal.stopped:
             return
         visits = list(site.visits.values())
         for visit in visits:
@@ -268,6 +268,8 @@ async def _wait(site: Site, request: Request, patience: Patience, serving: async
 
 def _result(site: Site, request: Request) -> Profile:
     """What all visitors found together."""
+    if site.error is not None:
+        raise site.error
     if site.stopped or request.journal.stopped:
         raise Stopped
     over = [visit for visit in site.visits.values() if visit.state in ("done", "lost")]

@@ -15,13 +15,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from devices.browser_facts import Facts
-from devices.browser_visit import MESSAGE, Done, Refused, Visit, work
+from devices.browser_visit import MESSAGE, Done, Operators, Refused, Visit, work
 from devices.sessions import Stopped
 
 PAGE = Path(__file__).parent / "runners" / "web"
@@ -57,8 +58,7 @@ _FACTS: TypeAdapter[Facts] = TypeAdapter(Facts)
 class Site:
     """What the server knows: its visitors, and the files it gives out.
 
-    `begin` starts the session of a visitor whose browser told its facts; it raises `Refused`. `stopped` is called where
-    the session's journal was stopped.
+    `begin` starts the session of a visitor whose browser told its facts; it raises `Refused`.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Site:
         self.begin, self.hidden_s, self.closed_s = begin, hidden_s, closed_s
         self.visits: dict[str, Visit] = {}
         self.stopped = False
+        self.error: BaseException | None = None  # what no visitor is to blame for
         self.refused: str | None = None
 
     def app(self) -> ASGIApp:
@@ -91,7 +92,18 @@ class Site:
             Route("/v/{key}/api/{run:int}/{beacon}", self._beacon, methods=["POST"]),
         ]
         handlers = {HTTPException: _plain, Refused: _refused, Stopped: self._stopped}
-        return _WithHeaders(Starlette(routes=routes, exception_handlers=handlers))
+        inner = Starlette(routes=routes, exception_handlers=handlers)
+
+        async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await inner(scope, receive, _with_headers(send))
+            except ClientDisconnect:
+                return  # it went away in the middle of a body
+            except BaseException as error:
+                self.error = error
+                raise
+
+        return outer
 
     async def _open(self, request: HttpRequest) -> Response:
         right = hmac.compare_digest(request.path_params["token"].encode(), self.token.encode())
@@ -170,7 +182,7 @@ class Site:
         visit.hear(message)
         if isinstance(message, Done):
             self.used = True
-        return JSONResponse({"done": visit.session.rounds_done})
+        return JSONResponse({"failed": visit.failed(message.candidate) if isinstance(message, Operators) else None})
 
     async def _beacon(self, request: HttpRequest) -> Response:
         visit, beacon = self._heard(request), request.path_params["beacon"]
@@ -189,20 +201,16 @@ class Site:
         return JSONResponse({"error": "the command on the computer was stopped"}, 409)
 
 
-class _WithHeaders:
-    """Adds `HEADERS` to every answer."""
+def _with_headers(send: Send) -> Send:
+    """Adds `HEADERS` to an answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+            message["headers"] = [*message.get("headers", []), *own]
+        await send(message)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sent(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message.get("headers", []), *own]
-            await send(message)
-
-        await self.app(scope, receive, sent)
+    return sent
 
 
 async def _body(request: HttpRequest, limit: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,10 @@ from toolkit.schema import StrictModel
 CLOCK_STEPS = 20
 LONGEST_BATCH = 10_000
 MOST_OPERATORS = 1000
+#: Runs of the operator pass, its first left out.
+OPERATOR_RUNS = 5
+#: What ONNX Runtime calls the provider of the processor.
+PROCESSOR = "CPU"
 
 #: Arrays as browsers hold them, and as they are sent: little-endian.
 DTYPES = {
@@ -79,12 +84,11 @@ class Taken(StrictModel):
 
 
 class Told(StrictModel):
-    """One row of the runtime's own profile."""
+    """One row of the runtime's own profile: mean ms and calls an inference of one kind of operator by one provider."""
 
-    name: Text
     operator: Text
-    unit: Text
-    ms: Positive
+    provider: Text
+    ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     calls: Annotated[int, Field(ge=1)]
 
 
@@ -175,6 +179,11 @@ class Visit:
         if self.session.of(Failed, candidate) is not None:
             raise Refused(409, f"candidate {candidate} has failed")
         return self._sources[candidate]
+
+    def failed(self, candidate: int) -> str | None:
+        """Why a candidate failed; None where it did not."""
+        found = self.session.of(Failed, candidate)
+        return found.reason if isinstance(found, Failed) else None
 
     def output_bytes(self, candidate: int) -> int:
         """The size of all outputs of a candidate, one behind the other."""
@@ -283,13 +292,31 @@ class Visit:
         self.session.add(sessions.Round(times_ms=list(said.times_ms)))
 
     def _operators(self, said: Operators) -> None:
-        self.asked(said.candidate)
-        obtained = self.session.plan.candidates[said.candidate].obtained or self.session.plan.obtained
+        """Times of the processor's operators only: of others, the profile holds the time to hand them over.
+
+        A candidate of which nothing ran by its provider has failed: its times are the processor's.
+        """
+        number = said.candidate
+        source, provider = self.asked(number), self.session.plan.candidates[number].provider
+        nodes: Counter[str] = Counter()
+        for row in said.rows:
+            nodes[row.provider] += row.calls
+        if provider != "wasm" and nodes and set(nodes) == {PROCESSOR}:
+            self._fail(number, f"{source.path}: none of its operators ran by {provider}, but all on the processor")
+            return
         rows = [
-            OperatorTime(name=row.name, kind=row.operator, unit=row.unit, ms=row.ms, calls=row.calls, obtained=obtained)
+            OperatorTime(
+                name=row.operator,
+                kind=row.operator,
+                unit=row.provider,
+                ms=row.ms,
+                calls=row.calls,
+                obtained=self.session.plan.obtained,
+            )
             for row in sorted(said.rows, key=lambda row: -row.ms)
+            if provider == "wasm"
         ]
-        self.session.add(sessions.OperatorsFound(candidate=said.candidate, operators=rows))
+        self.session.add(sessions.OperatorsFound(candidate=number, operators=rows, nodes=dict(nodes)))
 
     def _fail(self, candidate: int, reason: str) -> None:
         self._live.discard(candidate)
@@ -301,14 +328,12 @@ class Visit:
         if self.session.left() and waiting:
             raise Refused(409, "not all rounds are done")
         try:
-            self.profile = self.session.profile()
-            self._ending.close()
+            profile = self.session.profile()
         except DeviceError as error:
-            self.error = error
-            self._ending.pop_all()
-            self.state = "done"
+            self._abandon("done", error)
             raise Refused(409, str(error)) from error
-        self.state = "done"
+        self._ending.close()
+        self.profile, self.state = profile, "done"
 
     @staticmethod
     def _expected(source: Source) -> list[np.ndarray]:
@@ -325,7 +350,6 @@ def work(visit: Visit, files: dict[str, Any]) -> dict[str, Any]:
     candidates = []
     for number, planned in enumerate(session.plan.candidates):
         source = visit._sources[number]
-        failed = session.of(Failed, number)
         candidates.append(
             {
                 "number": number,
@@ -339,7 +363,7 @@ def work(visit: Visit, files: dict[str, Any]) -> dict[str, Any]:
                 "bytes": planned.artifact_bytes,
                 "inputs": files[str(source.bundle)],
                 "outputs": [{"dtype": o.dtype, "shape": o.shape} for o in signature(source.manifest).outputs],
-                "failed": failed.reason if isinstance(failed, Failed) else None,
+                "failed": visit.failed(number),
                 "operators": schedule.operators and session.of(sessions.OperatorsFound, number) is None,
                 "times": [t for r in session.repeats(number) for t in r.iterations_ms],
             }
@@ -360,5 +384,6 @@ def work(visit: Visit, files: dict[str, Any]) -> dict[str, Any]:
             "pause": protocol.PAUSE_S,
             "steps": CLOCK_STEPS,
             "batch": LONGEST_BATCH,
+            "runs": OPERATOR_RUNS,
         },
     }

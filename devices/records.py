@@ -147,7 +147,8 @@ class ProfileRecord(StrictModel):
     """One candidate, one device, one session. Records of one `session` were interleaved and may be set in ratio.
 
     `place` says which of the bundles that were named it belongs to, from 0. `interruptions` counts how often the
-    session was stopped and resumed; what it had measured was kept.
+    session was stopped and resumed; what it had measured was kept. `nodes` says how many operators of one inference ran
+    by which execution provider, where the runtime has several and tells.
     """
 
     record_version: int = RECORD_VERSION
@@ -171,6 +172,7 @@ class ProfileRecord(StrictModel):
     parity: Parity
     interruptions: int = 0
     provider: Provider | None = None
+    nodes: dict[str, int] = {}
 
     @property
     def busy(self) -> bool:

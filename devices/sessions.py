@@ -125,6 +125,7 @@ class OperatorsFound(StrictModel):
     kind: Literal["operators"] = "operators"
     candidate: int
     operators: list[OperatorTime]
+    nodes: dict[str, int] = {}
 
 
 class Failed(StrictModel):
@@ -314,6 +315,7 @@ class Session:
                     operators=operators.operators if isinstance(operators, OperatorsFound) else [],
                     parity=loaded.parity,
                     interruptions=max(starts[number] - 1, 0),
+                    nodes=operators.nodes if isinstance(operators, OperatorsFound) else {},
                 )
             )
         return found

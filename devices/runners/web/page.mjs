@@ -9,7 +9,14 @@ const PAUSE_BEFORE_TRY_MS = 1500;
 const LOAD_LIMIT_MS = 15 * 60 * 1000;
 const CALL_LIMIT_MS = 10 * 60 * 1000;
 
-class Refused extends Error {}
+class Refused extends Error {
+  constructor(reason, status = 0) {
+    super(reason);
+    this.status = status;
+  }
+}
+
+const WRONG_OUTPUT = 422;
 
 let work; // what the computer asked for
 let hidden = document.hidden; // since the beginning of a round
@@ -28,7 +35,7 @@ async function post(path, body, type = "application/json") {
       continue;
     }
     const content = await answer.json();
-    if (!answer.ok) throw new Refused(content.error);
+    if (!answer.ok) throw new Refused(content.error, answer.status);
     return content;
   }
 }
@@ -91,25 +98,26 @@ async function attempt(candidate, act, given, limit = CALL_LIMIT_MS) {
   }
 }
 
-async function prepare(candidate) {
+// Load and prove a candidate; its times, or undefined where it failed.
+async function load(candidate) {
   say(`Loading ${candidate.name}`);
   runners.set(candidate.number, new Runner());
   const given = { candidate, threads: work.threads, unit: unit() };
   const loaded = await attempt(candidate, "load", given, LOAD_LIMIT_MS);
-  if (!loaded) return;
+  if (!loaded) return undefined;
   const { outputs, ...times } = loaded;
   say(`Checking the output of ${candidate.name}`);
   try {
     await post(`api/${work.run}/outputs/${candidate.number}`, outputs, "application/octet-stream");
   } catch (error) {
-    if (!(error instanceof Refused) || !error.message.includes("output")) throw error;
+    if (error.status !== WRONG_OUTPUT) throw error;
     candidate.failed = error.message;
     runners.get(candidate.number).close();
     runners.delete(candidate.number);
     draw(work);
-    return;
+    return undefined;
   }
-  await warmUp(candidate, times);
+  return times;
 }
 
 async function warmUp(candidate, times) {
@@ -165,7 +173,7 @@ async function round(number) {
   hidden = document.hidden;
   for (let offset = 0; offset < now.length; offset += 1) {
     const candidate = now[(number + offset) % now.length];
-    const ms = await attempt(candidate, "measure", { batch: candidate.batch });
+    const ms = await attempt(candidate, "settled", { batch: candidate.batch });
     if (ms === undefined) return undefined;
     times[candidate.number] = ms;
   }
@@ -199,6 +207,19 @@ async function repeat(number, first, count) {
   }
 }
 
+async function operators(candidate) {
+  say(`Operators of ${candidate.name}`);
+  if (!runners.has(candidate.number)) await load(candidate);
+  if (!runners.has(candidate.number)) return;
+  const rows = await attempt(candidate, "profile", { candidate, unit: unit(), runs: work.protocol.runs });
+  if (rows === undefined) return;
+  const answer = await tell({ kind: "operators", candidate: candidate.number, rows });
+  if (answer.failed) {
+    candidate.failed = answer.failed;
+    draw(work);
+  }
+}
+
 async function stayAwake() {
   try {
     await navigator.wakeLock?.request("screen");
@@ -224,10 +245,15 @@ async function run() {
     if (work.left.length) {
       for (const candidate of work.candidates.filter((one) => !one.failed)) {
         await inFront();
-        await prepare(candidate);
+        const times = await load(candidate);
+        if (times) await warmUp(candidate, times);
       }
     }
     for (const [number, first, count] of work.left) if (live().length) await repeat(number, first, count);
+    for (const candidate of work.candidates.filter((one) => one.operators && !one.failed)) {
+      await inFront();
+      await operators(candidate);
+    }
     await tell({ kind: "done" });
     finish(work);
   } finally {

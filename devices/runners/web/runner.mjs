@@ -18,8 +18,14 @@ const ARRAYS = {
   int32: Int32Array, int8: Int8Array, uint8: Uint8Array, bool: Uint8Array,
 };
 
+let ort;
 let session;
 let feeds;
+let printed = null; // what the runtime prints, while it is to be caught
+
+// The runtime takes hold of this when it is imported, and prints its profile by it.
+const print = console.log.bind(console);
+console.log = (...words) => (printed ? printed.push(words.join(" ")) : print(...words));
 
 const local = (path) => new URL(path, self.location.href).href;
 
@@ -36,7 +42,7 @@ function options(candidate, unit) {
 }
 
 async function load({ candidate, threads, unit }) {
-  const ort = await import(local(BUNDLES[candidate.provider]));
+  ort = await import(local(BUNDLES[candidate.provider]));
   ort.env.wasm.numThreads = candidate.provider === "wasm" ? threads : 1;
   ort.env.wasm.wasmPaths = { wasm: local(BINARIES[candidate.provider]) };
   const nothing = Uint8Array.from(atob(NOTHING), (letter) => letter.charCodeAt(0));
@@ -86,7 +92,53 @@ async function calibrate({ least, most }) {
   }
 }
 
-const ACTS = { load, measure, calibrate };
+// One event of a profile; undefined for a line that is none.
+function event(line) {
+  try {
+    return JSON.parse(line.trim().replace(/,$/, ""));
+  } catch {
+    return undefined;
+  }
+}
+
+// By operator and provider: mean milliseconds and calls an inference, in a session of its own, its first run left out.
+async function profile({ candidate, unit, runs }) {
+  await session.release();
+  const model = new Uint8Array(await fetched(`files/${candidate.model}`));
+  session = await ort.InferenceSession.create(model, { ...options(candidate, unit), enableProfiling: true });
+  for (let run = 0; run <= runs; run += 1) await session.run(feeds);
+  printed = [];
+  try {
+    session.endProfiling();
+    await new Promise((done) => setTimeout(done));
+    return summed(printed.map(event).filter(Boolean), runs);
+  } finally {
+    printed = null;
+  }
+}
+
+function summed(events, runs) {
+  const whole = events.filter(({ cat, name }) => cat === "Session" && name === "model_run");
+  if (whole.length !== runs + 1) return [];
+  const from = Math.min(...whole.map(({ ts, dur }) => ts + dur));
+  const rows = new Map();
+  for (const { cat, name, ts, dur, args } of events) {
+    if (cat !== "Node" || !name.endsWith("_kernel_time") || ts < from) continue;
+    const provider = (args.provider ?? "").replace("ExecutionProvider", "");
+    const key = `${args.op_name} ${provider}`;
+    const row = rows.get(key) ?? { operator: args.op_name, provider, ms: 0, calls: 0 };
+    rows.set(key, { ...row, ms: row.ms + dur / 1000 / runs, calls: row.calls + 1 });
+  }
+  return [...rows.values()].map((row) => ({ ...row, calls: Math.max(1, Math.round(row.calls / runs)) }));
+}
+
+// One call to wake the clocks that sank while others ran, then the timed.
+async function settled(given) {
+  await session.run(feeds);
+  return measure(given);
+}
+
+const ACTS = { load, measure, settled, calibrate, profile };
 
 self.onmessage = async ({ data: { id, act, given } }) => {
   try {
