@@ -123,7 +123,8 @@ def compare_profiles(base: Profile, new: Profile, *, unlike: bool = False) -> Co
             if number < len(others):
                 rows.append(_row(record, others[number]))
             else:
-                rows.append(_missing(record, failed.get((record.role, record.target, record.compute_units), [])))
+                place = (record.role, record.target, record.compute_units, record.provider)
+                rows.append(_missing(record, failed.get(place, [])))
     for key, records in after.items():
         rows += [_named(record, "new", new_ms=record.latency.p50) for record in records[len(before.get(key, [])) :]]
     return Comparison(rows=rows, differences=differences)
@@ -246,9 +247,9 @@ def _differences(base: Profile, new: Profile) -> list[str]:
         ):
             if mine != theirs:
                 found.append(f"{what}: {mine} and {theirs}")
-    known = {(r.role, r.target, r.compute_units): r.runtime for r in base.records}
+    known = {(r.role, r.target, r.compute_units, r.provider): r.runtime for r in base.records}
     for record in new.records:
-        runtime = known.get((record.role, record.target, record.compute_units), record.runtime)
+        runtime = known.get((record.role, record.target, record.compute_units, record.provider), record.runtime)
         if runtime != record.runtime:
             found.append(f"runtime of {record.target}: {runtime} and {record.runtime}")
     return list(dict.fromkeys(found))
@@ -266,8 +267,8 @@ def _by_key(records: Sequence[ProfileRecord]) -> dict[Key, list[ProfileRecord]]:
     return dict(found)
 
 
-def _by_target(failures: Sequence[Failure]) -> dict[tuple[str, str, str | None], list[Failure]]:
-    found: defaultdict[tuple[str, str, str | None], list[Failure]] = defaultdict(list)
+def _by_target(failures: Sequence[Failure]) -> dict[tuple[str | None, ...], list[Failure]]:
+    found: defaultdict[tuple[str | None, ...], list[Failure]] = defaultdict(list)
     for failure in failures:
-        found[failure.role, failure.target, failure.compute_units].append(failure)
+        found[failure.role, failure.target, failure.compute_units, failure.provider].append(failure)
     return dict(found)

@@ -30,6 +30,10 @@ class Journal:
         """End all sessions under way, in whatever thread; what they have is in the store."""
         self._stop.set()
 
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
     @contextmanager
     def session(self, plan: Plan, resume: bool = False) -> Iterator[Session]:
         """A session of `plan`, whose events are in the store before anything follows them.

@@ -10,6 +10,7 @@ from pathlib import Path
 from devices.android import profile_android
 from devices.apple import profile_iphone
 from devices.bench import DeviceLost
+from devices.browser import profile_browser
 from devices.host import profile_host
 from devices.journal import Journal
 from devices.mac import profile_mac
@@ -25,6 +26,7 @@ Profiler = Callable[[Sequence[Path], Request], Profile]
 PROFILERS: dict[str, Profiler] = {
     "host": profile_host,
     "android": profile_android,
+    "browser": profile_browser,
     "iphone": profile_iphone,
     "mac": profile_mac,
 }

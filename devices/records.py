@@ -19,6 +19,8 @@ Obtained = Literal["measured", "planned", "estimated", "emulated"]
 DeviceKind = Literal["host", "android", "apple", "browser"]
 #: Which of a device's processors Core ML may use; which of them it does use, it decides itself.
 ComputeUnits = Literal["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]
+#: By what a browser's runtime computes: the processor, the graphics processor, or what the system offers for networks.
+Provider = Literal["wasm", "webgpu", "webnn"]
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
@@ -74,13 +76,17 @@ class Repeat(StrictModel):
 
 
 class Latency(StrictModel):
-    """Milliseconds. `warmup_ms` and the times of `repeats` are kept whole, outliers included."""
+    """Milliseconds. `warmup_ms` and the times of `repeats` are kept whole, outliers included.
+
+    Where the device's clock is too coarse for one call, each time is the mean of `batch` calls in a row.
+    """
 
     load_ms: float
     first_ms: float
     warmup_ms: list[float]
     steady: bool
     repeats: list[Repeat]
+    batch: int = 1
 
     @property
     def iterations_ms(self) -> list[float]:
@@ -159,7 +165,8 @@ class ProfileRecord(StrictModel):
 
     `threads` is None where a runtime divides the work itself, as Core ML does among the `compute_units` it may use.
     `place` says which of the bundles that were named it belongs to, from 0. `interruptions` counts how often the
-    session was stopped and resumed; what it had measured was kept.
+    session was stopped and resumed; what it had measured was kept. `nodes` says how many operators of one inference ran
+    by which execution provider, where the runtime has several and tells.
     """
 
     record_version: int = RECORD_VERSION
@@ -184,6 +191,8 @@ class ProfileRecord(StrictModel):
     interruptions: int = 0
     compute_units: ComputeUnits | None = None
     placement: list[Placement] = []
+    provider: Provider | None = None
+    nodes: dict[str, int] = {}
 
     @property
     def busy(self) -> bool:
@@ -229,11 +238,13 @@ class Failure(StrictModel):
     kind: Literal["failed", "lost"]
     reason: str
     compute_units: ComputeUnits | None = None
+    provider: Provider | None = None
 
     def __str__(self) -> str:
         word = {"failed": "failed", "lost": "was not measured, for the device was lost"}[self.kind]
         units = f" on {self.compute_units}" if self.compute_units is not None else ""
-        return f"{self.target}{units} of {self.bundle} ({self.role}) {word}: {self.reason}"
+        by = f" by {self.provider}" if self.provider is not None else ""
+        return f"{self.target}{units}{by} of {self.bundle} ({self.role}) {word}: {self.reason}"
 
 
 class Profile(StrictModel):

@@ -28,6 +28,7 @@ from devices.records import (
     Placement,
     Profile,
     ProfileRecord,
+    Provider,
     Repeat,
 )
 from toolkit.bundle import Manifest, versions
@@ -49,7 +50,10 @@ class Source(NamedTuple):
 
 
 class Planned(StrictModel):
-    """One candidate: an artifact of the `place`-th bundle that was named."""
+    """One candidate: an artifact of the `place`-th bundle that was named, and in browsers what computes it.
+
+    `obtained` is given where it is not the plan's.
+    """
 
     place: int
     bundle: str
@@ -58,6 +62,8 @@ class Planned(StrictModel):
     artifact_sha256: str
     artifact_bytes: int
     compute_units: ComputeUnits | None = None
+    provider: Provider | None = None
+    obtained: Obtained | None = None
 
 
 class Plan(StrictModel):
@@ -91,6 +97,7 @@ class Loaded(StrictModel):
     first_ms: float
     warmup_ms: list[float]
     parity: Parity
+    batch: int = 1
 
 
 class Began(StrictModel):
@@ -122,6 +129,7 @@ class OperatorsFound(StrictModel):
     kind: Literal["operators"] = "operators"
     candidate: int
     operators: list[OperatorTime]
+    nodes: dict[str, int] = {}
 
 
 class PlacementFound(StrictModel):
@@ -280,7 +288,7 @@ class Session:
 
     def _failure(self, planned: Planned, reason: str, lost: bool) -> Failure:
         return Failure(
-            **planned.model_dump(exclude={"artifact_bytes"}),
+            **planned.model_dump(exclude={"artifact_bytes", "obtained"}),
             session=self.plan.session,
             created=self.plan.created,
             device=self.plan.device,
@@ -300,7 +308,7 @@ class Session:
             placement = self.of(PlacementFound, number)
             found.append(
                 ProfileRecord(
-                    **planned.model_dump(),
+                    **planned.model_dump(exclude={"obtained"}),
                     protocol_version=self.plan.protocol_version,
                     session=self.plan.session,
                     created=self.plan.created,
@@ -308,19 +316,21 @@ class Session:
                     runtime=loaded.runtime,
                     threads=self.plan.threads,
                     versions=self.plan.versions,
-                    obtained=self.plan.obtained,
+                    obtained=planned.obtained or self.plan.obtained,
                     latency=Latency(
                         load_ms=loaded.load_ms,
                         first_ms=loaded.first_ms,
                         warmup_ms=loaded.warmup_ms,
                         steady=protocol.is_steady(loaded.warmup_ms),
                         repeats=repeats,
+                        batch=loaded.batch,
                     ),
                     memory=memory.memory if isinstance(memory, MemoryFound) else None,
                     operators=operators.operators if isinstance(operators, OperatorsFound) else [],
                     parity=loaded.parity,
                     interruptions=max(starts[number] - 1, 0),
                     placement=placement.placement if isinstance(placement, PlacementFound) else [],
+                    nodes=operators.nodes if isinstance(operators, OperatorsFound) else {},
                 )
             )
         return found

@@ -1,0 +1,83 @@
+// What is to be seen on the page.
+
+const at = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+
+export const say = (text) => { at("step").textContent = text; };
+
+// The page's state (waiting, done, stopped, or none) and what it says of it.
+export function show(state, text) {
+  document.body.className = state;
+  say(text);
+}
+
+export function trouble(text) {
+  show("stopped", "Stopped");
+  at("trouble").textContent = text;
+  at("trouble").hidden = false;
+  at("note").hidden = true;
+}
+
+export function finish(work) {
+  draw(work);
+  const bad = work.candidates.filter(({ failed }) => failed).length;
+  show("done", bad ? `Done; ${bad} of ${work.candidates.length} could not be measured` : "Done");
+  at("note").textContent = "The figures are on the computer. You can close this page.";
+}
+
+export function draw(work) {
+  at("device").textContent = work.device === work.system ? work.device : `${work.device}, ${work.system}`;
+  at("bar").max = work.rounds;
+  at("bar").value = work.done;
+  at("results").hidden = false;
+  at("rows").replaceChildren(...work.candidates.map(row));
+}
+
+function made(tag, className, text) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+function row(candidate) {
+  const line = made("tr");
+  const what = made("td");
+  what.append(made("span", "name", candidate.name));
+  if (candidate.emulated) what.append(made("span", "tag", "emulated"));
+  what.append(made("span", "how", `${candidate.bundle}, ${candidate.target}`), made("span", "how", candidate.runtime));
+  if (candidate.failed) what.append(made("span", "why", candidate.failed));
+  else if (candidate.times.length > 1) what.append(bars(candidate.times));
+  line.append(what, figure(candidate));
+  return line;
+}
+
+function figure(candidate) {
+  const cell = made("td", "figure");
+  if (candidate.failed) cell.append(made("span", "why", "failed"));
+  else if (!candidate.times.length) cell.append(made("span", "", "waiting"));
+  else {
+    const sorted = [...candidate.times].sort((a, b) => a - b);
+    const middle = (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+    cell.append(made("b", "", digits(middle)), made("span", "", `${digits(sorted[0])} – ${digits(sorted.at(-1))}`));
+  }
+  return cell;
+}
+
+const digits = (ms) => ms.toFixed(ms < 1 ? 3 : ms < 10 ? 2 : ms < 100 ? 1 : 0);
+
+// All rounds as bars, the slowest as high as the picture.
+function bars(times) {
+  const picture = document.createElementNS(SVG, "svg");
+  const most = Math.max(...times);
+  picture.setAttribute("viewBox", `0 0 ${times.length} 1`);
+  picture.setAttribute("preserveAspectRatio", "none");
+  picture.setAttribute("aria-hidden", "true");
+  times.forEach((ms, place) => {
+    const bar = document.createElementNS(SVG, "rect");
+    const box = { x: place + 0.1, y: 1 - ms / most, width: 0.8, height: ms / most };
+    for (const [name, value] of Object.entries(box)) bar.setAttribute(name, value);
+    picture.append(bar);
+  });
+  return picture;
+}
