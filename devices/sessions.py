@@ -246,19 +246,20 @@ class Session:
 
     def profile(self) -> Profile:
         """All that the session found; raises `DeviceError` where that is nothing but one failure or more."""
-        records, failures = self._records(), self._failures()
+        records, failures = self._records(), self.failures()
         if not records and failures:
             raise DeviceError(failures[0].reason)
         return Profile(records=records, failures=failures)
 
     def lost(self, reason: str) -> list[Failure]:
         """What a device that is gone leaves: those that failed before, and all others as lost."""
-        failed = self._failures()
+        failed = self.failures()
         known = {(failure.place, failure.target) for failure in failed}
         others = [planned for planned in self.plan.candidates if (planned.place, planned.target) not in known]
         return failed + [self._failure(planned, reason, lost=True) for planned in others]
 
-    def _failures(self) -> list[Failure]:
+    def failures(self) -> list[Failure]:
+        """The candidates that cannot be measured."""
         failed = [self.of(Failed, number) for number in self._numbers()]
         return [
             self._failure(planned, event.reason, event.lost)

@@ -55,9 +55,7 @@ def load(url: str | None = None, bundle: str | None = None) -> list[ProfileRecor
     try:
         return [ProfileRecord.model_validate(upgraded(row)) for row in rows]
     except ValidationError as error:
-        raise UserError(
-            f"profile store {shown(url)}: holds records of a later release; name another one with --store"
-        ) from error
+        raise of_later_release(url) from error
 
 
 @contextmanager
@@ -79,6 +77,11 @@ def shown(url: str) -> str:
         return make_url(url).render_as_string(hide_password=True)
     except SQLAlchemyError:
         return url  # no URL at all, so no password in it
+
+
+def of_later_release(url: str) -> UserError:
+    """The error of a store that holds what this release cannot read."""
+    return UserError(f"profile store {shown(url)}: holds records of a later release; name another one with --store")
 
 
 def write_json(profile: Profile, path: Path) -> None:
