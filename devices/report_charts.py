@@ -11,7 +11,7 @@ import math
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -20,12 +20,25 @@ from devices.records import OperatorTime, ProfileRecord, Repeat
 from devices.report_figures import COLOURS, to_html
 
 ROLES = {**COLOURS, "module": "#2a9d6e"}
-UNITS = ("#2a9d6e", "#8a63d2", "#c9822b", "#d1495b", "#3d9bb8")
+UNITS = ("#4cb58a", "#a98be0", "#dba254", "#e0808c", "#6fb9d1")
 PLAIN_CPU = "#9aa5b1"
+SOFT = "#808a96"  # legible on light and dark
 SHADE = "rgba(128, 128, 128, .16)"
 WIDE_SPREAD = 20.0  # times that differ by more than this factor are drawn on a logarithmic axis
 ROW, PANEL, GAP = 62, 84, 34  # pixels
 CAPTION = 46  # letters of a line, as many as a phone's width holds
+
+
+class _Tile(NamedTuple):
+    """A rectangle of the treemap; those with parts have no `ms` of their own."""
+
+    id: str
+    parent: str
+    label: str
+    more: str
+    ms: float
+    colour: str
+    ink: str
 
 
 def captions(records: Sequence[ProfileRecord]) -> list[str]:
@@ -134,41 +147,49 @@ def operators(record: ProfileRecord) -> str:
     total = sum(row.ms for row in record.operators)
     if not total:
         return ""
-    nodes = [("all", "", "", "", 0.0, "rgba(0,0,0,0)")]  # id, parent, label, text, value, colour
+    how = "/".join(sorted({row.obtained for row in record.operators}))
+    label = f"{shown_ms(total)} ms in operators, {how}"
+    tiles = [_Tile("all", "", label, how, 0.0, "rgba(0,0,0,0)", SOFT)]
     palette = unit_colours(found)
     for unit, kinds in found.items():
         share = sum(row.ms for rows in kinds.values() for row in rows)
-        text = f"{shown_ms(share)} ms · {share / total:.0%}"
-        nodes.append((unit, "all", f"<b>{html.escape(unit)}</b> · {text}", text, 0.0, palette[unit]))
+        label = f"<b>{html.escape(unit)}</b> {shown_ms(share)} ms, {share / total:.0%}"
+        tiles.append(_Tile(unit, "all", label, how, 0.0, _pale(palette[unit]), SOFT))
         for kind, rows in kinds.items():
             ms, calls = sum(row.ms for row in rows), sum(row.calls for row in rows)
-            how = "/".join(sorted({row.obtained for row in rows}))
-            text = f"{shown_ms(ms)} ms · {ms / total:.0%}<br>{calls} call{'' if calls == 1 else 's'}, {how}"
-            nodes.append((f"{unit}/{kind}", unit, html.escape(kind), text, ms, palette[unit]))
-    ids, parents, labels, texts, values, colours = map(list, zip(*nodes, strict=True))
+            label = f"{html.escape(kind)}<br>{shown_ms(ms)} ms"
+            more = f"{ms / total:.1%} of the time, {calls} call{'' if calls == 1 else 's'}"
+            tiles.append(_Tile(f"{unit}/{kind}", unit, label, more, ms, palette[unit], "#10151b"))
     figure = go.Figure(
         go.Treemap(
-            ids=ids,
-            parents=parents,
-            labels=labels,
-            text=texts,
-            values=values,
-            marker={"colors": colours, "line": {"width": 1, "color": SHADE}, "pad": {"t": 24, "l": 3, "r": 3, "b": 3}},
+            ids=[tile.id for tile in tiles],
+            parents=[tile.parent for tile in tiles],
+            labels=[tile.label for tile in tiles],
+            hovertext=[tile.more for tile in tiles],
+            values=[tile.ms for tile in tiles],
+            marker={"colors": [tile.colour for tile in tiles], "pad": {"t": 21, "l": 2, "r": 2, "b": 2}},
+            textfont={"color": [tile.ink for tile in tiles]},
             root={"color": "rgba(0,0,0,0)"},
             pathbar={"visible": False},
             tiling={"pad": 2},
-            texttemplate="%{label}<br>%{text}",
-            hovertemplate="%{label}<br>%{text}<extra></extra>",
+            texttemplate="%{label}",
+            hovertemplate="%{label}<br>%{hovertext}<extra></extra>",
         )
     )
     figure.update_layout(uniformtext={"minsize": 10, "mode": "hide"})
-    return to_html(figure, 250, bottom=6, top=0)
+    return to_html(figure, 260, bottom=4, top=0)
 
 
 def unit_colours(units: Iterable[str]) -> dict[str, str]:
     """A colour for each unit; plain CPU kernels are grey."""
     rest = itertools.cycle(UNITS)
     return {unit: PLAIN_CPU if "CPU" in unit else next(rest) for unit in units}
+
+
+def _pale(colour: str) -> str:
+    """The same of a quarter's opacity."""
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, .25)"
 
 
 def axis(times_ms: Sequence[float]) -> dict[str, Any]:
