@@ -177,7 +177,14 @@ def _engine(url: str) -> Engine:
     try:
         bounded = {"connect_timeout": CONNECT_S} if make_url(url).drivername == "postgresql+psycopg" else {}
         engine = create_engine(url, connect_args=bounded)
-    except (SQLAlchemyError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        if not url.startswith("postgresql"):
+            raise _unusable(url, error) from error
+        raise UserError(
+            f"profile store {shown(url)}: {error.name} is not installed; pip install 'handheld[postgres]', and begin "
+            "the URL with postgresql+psycopg://"
+        ) from error
+    except SQLAlchemyError as error:
         raise _unusable(url, error) from error
     if engine.url.drivername.startswith("sqlite") and engine.url.database:
         try:
