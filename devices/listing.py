@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from devices.android import list_android
 from devices.apple import list_iphones, list_mac
+from devices.browser import list_browser
 from devices.host import describe_host
 from devices.listed import Listed
 
@@ -19,6 +20,7 @@ def list_host() -> list[Listed]:
 LISTERS: dict[str, Callable[[], list[Listed]]] = {
     "host": list_host,
     "android": list_android,
+    "browser": list_browser,
     "iphone": list_iphones,
     "mac": list_mac,
 }

@@ -268,7 +268,7 @@ class Session:
 
     def profile(self) -> Profile:
         """All that the session found; raises `DeviceError` where that is nothing but one failure or more."""
-        records, failures = self._records(), self._failures()
+        records, failures = self._records(), self.failures()
         if not records and failures:
             raise DeviceError(failures[0].reason)
         return Profile(records=records, failures=failures)
@@ -276,9 +276,10 @@ class Session:
     def lost(self, reason: str) -> list[Failure]:
         """What a device that is gone leaves: those that failed before, and all others as lost."""
         others = [n for n in self._numbers() if self.of(Failed, n) is None]
-        return self._failures() + [self._failure(self.plan.candidates[n], reason, lost=True) for n in others]
+        return self.failures() + [self._failure(self.plan.candidates[n], reason, lost=True) for n in others]
 
-    def _failures(self) -> list[Failure]:
+    def failures(self) -> list[Failure]:
+        """The candidates that cannot be measured."""
         failed = [self.of(Failed, number) for number in self._numbers()]
         return [
             self._failure(planned, event.reason, event.lost)

@@ -17,10 +17,10 @@ from devices.bench import DeviceLost
 from devices.browser import Patience
 from devices.protocol import Schedule
 from devices.sessions import Stopped
-from toolkit.errors import DeviceError, UserError
 from tests.devices.browsers import Profiling, profiling
 from tests.devices.conftest import MakeBundle
 from tests.devices.pages import GPU, SOFTWARE_GPU, WASM, Page, facts, refusal
+from toolkit.errors import DeviceError, UserError
 
 Start = Callable[..., AbstractContextManager[Profiling]]
 
