@@ -13,6 +13,7 @@ import numpy as np
 from devices.intervals import CONFIDENCE, RESAMPLES, SEED
 from devices.profiling import profile
 from devices.records import Failure, Profile, ProfileRecord
+from devices.sessions import Watch
 from devices.store import read_json
 from toolkit.bundle import MANIFEST
 from toolkit.errors import UserError
@@ -77,11 +78,13 @@ def compare(
     threads: int | None = None,
     unlike: bool = False,
     store: str | None = None,
+    watch: Watch | None = None,
 ) -> Comparison:
     """Compare two bundles or two JSON files of profile records.
 
-    Bundles are measured on `device` in one session, called in turn, so that their times come in pairs. Raises
-    `UserError` where one is a bundle and the other is not, and as `compare_profiles` does; else what `profile` raises.
+    Bundles are measured on `device` in one session, called in turn, so that their times come in pairs; `watch` looks on.
+    Raises `UserError` where one is a bundle and the other is not, and as `compare_profiles` does; else what `profile`
+    raises.
     """
     bundles = [(path / MANIFEST).is_file() for path in (base, new)]
     if not any(bundles):
@@ -97,6 +100,7 @@ def compare(
         threads=threads,
         operators=True,
         store=store,
+        watch=watch,
     )
     return compare_profiles(found.of(0), found.of(1), unlike=unlike)
 

@@ -117,7 +117,7 @@ def history(records: Sequence[ProfileRecord]) -> list[Chart]:
     """For each device, p50 with its interval over time of what at least two sessions measured alike."""
     found = []
     for place, mine in _by_device(records).items():
-        series: defaultdict[tuple[Subject, str, int], list[ProfileRecord]] = defaultdict(list)
+        series: defaultdict[tuple[Subject, str, int | None], list[ProfileRecord]] = defaultdict(list)
         for record in sorted(mine, key=lambda r: r.created):
             series[_subject(record), record.runtime.rsplit(" ", 1)[0], record.threads].append(record)
         several = {key: rows for key, rows in series.items() if len({row.session for row in rows}) > 1}
@@ -252,7 +252,7 @@ def _front(points: Sequence[_Point], is_flow: bool) -> str:
     return to_html(figure, 330 + 20 * len(points), top=10)
 
 
-def _history(series: Mapping[tuple[Subject, str, int], Sequence[ProfileRecord]]) -> str:
+def _history(series: Mapping[tuple[Subject, str, int | None], Sequence[ProfileRecord]]) -> str:
     height = 90 + len(series) * PANEL + (len(series) - 1) * GAP
     figure = make_subplots(rows=len(series), cols=1, shared_xaxes=True, vertical_spacing=GAP / (height - 90))
     for row, (((bundle, role, target), runtime, threads), records) in enumerate(series.items(), start=1):

@@ -40,24 +40,27 @@ def profile(
     """Measure latency and memory on devices: load, first inference, warm-up, interleaved iterations."""
     import devices
     from devices import store as profiles
+    from devices.live import live
 
     profiles.check_writable(store)  # found out now, not after the measurement
     if json_file is not None:
         check_writable(json_file)
-    found = devices.profile(
-        bundles,
-        device or ["host"],
-        iterations=iterations,
-        repeats=repeats,
-        threads=threads,
-        operators=operators,
-        store=store,
-        resume=resume,
-        wait_s=wait,
-        fixed_clocks=fixed_clocks,
-        keep=keep,
-        lan=lan,
-    )
+    with live() as watch:
+        found = devices.profile(
+            bundles,
+            device or ["host"],
+            iterations=iterations,
+            repeats=repeats,
+            threads=threads,
+            operators=operators,
+            store=store,
+            resume=resume,
+            wait_s=wait,
+            fixed_clocks=fixed_clocks,
+            keep=keep,
+            lan=lan,
+            watch=watch,
+        )
     if json_file is not None:
         profiles.write_json(found, json_file)
     url = store or profiles.default_url()
