@@ -82,7 +82,7 @@ def compare(
 ) -> Comparison:
     """Compare two bundles or two JSON files of profile records.
 
-    Bundles are measured on `device` in one session, called in turn, so that their times come in pairs; `watch` looks on.
+    Bundles are measured on `device` in one session, called in turn, so that their times come in pairs. `watch` sees it.
     Raises `UserError` where one is a bundle and the other is not, and as `compare_profiles` does; else what `profile`
     raises.
     """
