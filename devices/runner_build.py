@@ -6,6 +6,7 @@ in commands.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform as machine
@@ -21,11 +22,12 @@ from pathlib import Path
 from devices import runner_sources as sources
 from devices.bounded import run_logged
 from devices.elf import read_elf
-from devices.runner_files import MANIFEST, RUNTIMES, Runner, RunnerManifest, RuntimeName, runners_root
+from devices.runner_files import MANIFEST, RUNTIMES, Runner, RunnerManifest, RuntimeName, runner_files, runners_root
 from devices.runner_sources import ExecuTorchSource, OnnxRuntimeSource, find_program
 from toolkit.errors import DeviceError, UserError, unknown_name
 from toolkit.files import atomic_directory, sha256, write_atomic
 from toolkit.progress import track
+from toolkit.schema import validate_json
 
 SOURCES = Path(__file__).parent / "runners" / "android"
 PROTOCOL = 1
@@ -89,9 +91,10 @@ def build_runners(
 ) -> list[Path]:
     """Build the runners of `runtimes` for `platform` into `output`, and give the programs' paths in that order.
 
-    `platform` is `host`, `linux-arm64` or `android-arm64`; `output` is by default where `installed_runner` looks, and
-    is replaced as a whole or not at all. `ndk` is an unpacked NDK (default: ANDROID_NDK_HOME), `executorch` the install
-    of a source build (Android needs one), `onnxruntime` an unpacked Android archive or release of ONNX Runtime.
+    `platform` is `host`, `linux-arm64` or `android-arm64`; `output` is by default where `installed_runner` looks. It is
+    replaced as a whole or not at all; a runner of another runtime that stands there is kept. `ndk` is an unpacked NDK
+    (default: ANDROID_NDK_HOME), `executorch` the install of a source build (Android needs one), `onnxruntime` an
+    unpacked Android archive or release of ONNX Runtime.
     Raises `UserError` where something to build with is missing, `DeviceError` where fetching or building fails.
     """
     target = PLATFORMS.get(platform)
@@ -120,7 +123,7 @@ def build_runners(
             command = [cmake, "--build", build, "--parallel", str(os.cpu_count() or 1)]
             run_logged(command, f"{platform}: the runners could not be built", BUILD_TIMEOUT_S, log)
             progress.update(3, "gather")
-            names = _gather(target, Path(build), folder, torch, onnx)
+            names = _gather(target, Path(build), folder, torch, onnx, _kept(output, folder, target, runtimes))
         progress.update(4, "done")
     return [output / names[name] for name in runtimes]
 
@@ -138,7 +141,8 @@ def _cmake() -> str:
 
 def _toolchain(target: Platform, ndk: Path | None) -> list[str]:
     """How CMake is told of the platform's compiler; raises `UserError` where there is none."""
-    definitions = ["-G", "Ninja"] if find_program("ninja") else []
+    ninja = find_program("ninja")
+    definitions = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
     if target.name == "android-arm64":
         return [*definitions, *_ndk(ndk)]
     if sys.platform != "linux":
@@ -201,11 +205,31 @@ def _definitions(torch: ExecuTorchSource | None, onnx: OnnxRuntimeSource | None)
     return found
 
 
+def _kept(output: Path, folder: Path, target: Platform, built: Sequence[RuntimeName]) -> dict[RuntimeName, Runner]:
+    """Copy from `output` what is not built anew, where it is whole and for the same platform."""
+    kept: dict[RuntimeName, Runner] = {}
+    with contextlib.suppress(UserError):  # a damaged manifest: then nothing is
+        found = validate_json(RunnerManifest, output / MANIFEST) if (output / MANIFEST).is_file() else None
+        if found is None or found.platform != target.name or found.protocol != PROTOCOL:
+            return kept
+        for name in set(found.runners) - set(built):
+            with contextlib.suppress(UserError):  # a changed file: then this runner is not
+                for path in runner_files(output / found.runners[name].program):
+                    shutil.copy2(path, folder)
+                kept[name] = found.runners[name]
+    return kept
+
+
 def _gather(
-    target: Platform, build: Path, folder: Path, torch: ExecuTorchSource | None, onnx: OnnxRuntimeSource | None
+    target: Platform,
+    build: Path,
+    folder: Path,
+    torch: ExecuTorchSource | None,
+    onnx: OnnxRuntimeSource | None,
+    kept: dict[RuntimeName, Runner],
 ) -> dict[RuntimeName, str]:
     """Copy programs and libraries into `folder`, write the manifest, and give the programs' names."""
-    runners: dict[RuntimeName, Runner] = {}
+    runners = dict(kept)
     if torch is not None:
         known = {path.name: path for place in torch.libraries for path in place.glob("*.so*")}
         runners["executorch"] = _copy(target, build / "executorch-runner", folder, known, torch)

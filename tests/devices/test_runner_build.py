@@ -27,17 +27,20 @@ from toolkit.files import sha256
 builds = [pytest.mark.slow, needs("cmake", "c++", "npm")]
 
 
-def write_manifest(folder: Path, abi: str = "arm64-v8a") -> Path:
+def write_manifest(
+    folder: Path, abi: str = "arm64-v8a", runtime: str = "onnxruntime", platform: str = "android-arm64"
+) -> Path:
     """A folder of runners as a build leaves it, its program and library of one byte each."""
     folder.mkdir(parents=True)
-    for name in ("onnxruntime-runner", "libonnxruntime.so"):
+    program, library = f"{runtime}-runner", f"lib{runtime}.so"
+    for name in (program, library):
         (folder / name).write_bytes(b"x")
-    runner = {"program": "onnxruntime-runner", "libraries": ["libonnxruntime.so"], "version": None, "source": "a test"}
+    runner = {"program": program, "libraries": [library], "version": None, "source": "a test"}
     content = {
-        "platform": "android-arm64",
+        "platform": platform,
         "abi": abi,
         "protocol": 1,
-        "runners": {"onnxruntime": runner},
+        "runners": {runtime: runner},
         "sha256": {path.name: sha256(path) for path in folder.iterdir()},
     }
     (folder / MANIFEST).write_text(json.dumps(content))
@@ -89,6 +92,19 @@ class TestWhatIsBuilt:
         assert built == runners_root() / "host" / "onnxruntime-runner"
         assert installed_runner(f"{HOST}-linux", "onnxruntime") == built
         assert installed_runner(f"{HOST}-linux", "executorch") is None
+
+    def test_a_runner_of_another_runtime_is_kept_where_it_is_whole(self, tmp_path: Path) -> None:
+        release = stand_in_release(tmp_path / "release")
+        for name, changed in {"whole": "other", "changed": "libexecutorch.so", "damaged": MANIFEST}.items():
+            folder = write_manifest(tmp_path / name, runtime="executorch", platform="host")
+            (folder / changed).write_bytes(b"y")
+
+            (built,) = build_runners("host", folder, onnxruntime=release, runtimes=["onnxruntime"])
+
+            assert built.is_file()
+            manifest = json.loads((folder / MANIFEST).read_text())
+            assert set(manifest["runners"]) == ({"executorch", "onnxruntime"} if name == "whole" else {"onnxruntime"})
+            assert set(manifest["sha256"]) == {path.name for path in folder.iterdir()} - {MANIFEST}
 
     def test_a_build_that_fails_leaves_what_was_there(self, tmp_path: Path) -> None:
         before = write_manifest(tmp_path / "runners")
@@ -160,6 +176,15 @@ class TestWhatIsBuilt:
             )
 
         assert not (tmp_path / "runners").exists()
+
+
+def stand_in_release(folder: Path) -> Path:
+    """A release of ONNX Runtime for this machine, as one unpacks it."""
+    source = runner_sources.onnxruntime_package()
+    shutil.copytree(source.include, folder / "include")
+    (folder / "lib").mkdir()
+    shutil.copy(source.library, folder / "lib" / "libonnxruntime.so")
+    return folder
 
 
 def source_install(prefix: Path) -> Path:
