@@ -213,8 +213,7 @@ def read_etdump(path: Path) -> list[OperatorTime]:
     """Mean ms an inference by kind of step, from an ETDump file."""
     from executorch.devtools import Inspector
 
-    with native_stderr_hidden():
-        inspector = Inspector(etdump_path=str(path))
+    inspector = Inspector(etdump_path=str(path))
     events = [
         (event.name, [float(ms) for ms in event.perf_data.raw])
         for block in inspector.event_blocks

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from devices.records import Memory
 from toolkit.errors import DeviceError
@@ -20,6 +20,8 @@ LOAD_S = 300.0
 RUN_S = 300.0
 ANSWER_S = 60.0
 QUOTED = 160
+
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Lines(Protocol):
@@ -51,13 +53,13 @@ class Ready(Said):
     protocol: int
     runtime: str
     threads: int
-    load_ms: float
+    load_ms: Milliseconds
     details: dict[str, str] = {}
 
 
 class Ran(Said):
     event: Literal["ran"]
-    ms: float
+    ms: Milliseconds
 
 
 class OutputFile(Said):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -63,11 +64,21 @@ async def main(arguments: argparse.Namespace) -> None:
     faults = Faults([parse(text) for text in arguments.fault])
     daemon = Daemon(phone, Sandbox(arguments.root), faults, arguments.log)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.ended.set)
+    watch = asyncio.create_task(_end_with_parent(daemon))
     server = await asyncio.start_server(daemon.accept, "127.0.0.1", arguments.port)
     async with server:
         await daemon.ended.wait()
+        watch.cancel()
         daemon.drop()
         server.close()
+
+
+async def _end_with_parent(daemon: Daemon) -> None:
+    """A test that was killed leaves no phone behind."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(1)
+    daemon.ended.set()
 
 
 def options() -> argparse.Namespace:

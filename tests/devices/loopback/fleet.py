@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -19,6 +18,7 @@ import psutil
 
 REPOSITORY = Path(__file__).parents[3]
 START_S = 30.0
+END_S = 10.0
 DETACHED: dict[str, Any] = {
     "stdin": subprocess.DEVNULL,
     "stdout": subprocess.DEVNULL,
@@ -59,12 +59,8 @@ class Handset:
         new.replace(self.folder / "changes.json")
 
     def end(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(10)
+        """Switch it off."""
+        end(self.process)
 
 
 @dataclass
@@ -112,15 +108,25 @@ def fleet(folder: Path) -> Iterator[Fleet]:
     environment = os.environ | {"ANDROID_ADB_SERVER_PORT": str(free_port()), "HOME": str(home), "TMPDIR": str(home)}
     environment["ADB_MDNS"] = "0"  # it looks for no phones on the network
     environment.pop("ANDROID_SERIAL", None)
+    port = int(environment["ANDROID_ADB_SERVER_PORT"])
+    server = subprocess.Popen(["adb", "-P", str(port), "nodaemon", "server"], env=environment, **DETACHED)
     phones = Fleet(folder, environment)
     try:
-        subprocess.run(["adb", "start-server"], env=environment, timeout=START_S, check=True, **DETACHED)
+        _wait_for_port(port, server)
         yield phones
     finally:
-        for phone in phones.phones:
-            phone.end()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(["adb", "kill-server"], env=environment, timeout=START_S, check=False, **DETACHED)
+        for process in (*(phone.process for phone in phones.phones), server):
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end; one that does not is killed."""
+    process.terminate()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(END_S)
 
 
 def free_port() -> int:
@@ -142,12 +148,12 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"the phone's process ended with exit code {process.returncode}")
+            raise RuntimeError(f"{process.args} ended with exit code {process.returncode}")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise RuntimeError("the phone's process does not listen")
+    raise RuntimeError(f"{process.args} does not listen")
 
 
 def wait_for_end_of(words: str) -> None:

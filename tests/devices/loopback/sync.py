@@ -92,14 +92,14 @@ async def _take_file(stream: Stream, sandbox: Sandbox, faults: Faults, drop: Cal
         data = await stream.read_exactly(number)
         if reason is None and faults.value("full") is not None:
             reason = NO_SPACE
+            if place is not None:
+                place.unlink(missing_ok=True)
             await _fail(stream, reason)
         if reason is None and place is not None:
             with place.open("ab") as file:
                 file.write(data)
         if faults.counted("drop-push", len(data)):
             drop()
-        if reason is not None and place is not None:
-            place.unlink(missing_ok=True)
     if reason is None and place is not None:
         place.chmod(int(mode) & 0o777)
         os.utime(place, (number, number))
