@@ -1,7 +1,8 @@
 """A fake `xcrun devicectl`: a folder plays the iPhone, and a fake runner app is launched in its container.
 
 The folder is named by FAKE_IPHONE. In it: `devices.json`, what `list devices` answers; `container/`, the app's data
-container; `calls.jsonl`, what was called. `fault` names one thing that is to go wrong (see `FAULTS` in `phone.py`).
+container; `calls.jsonl`, what was called. `fault` names one thing that is to go wrong. The app is
+`app.py`, or the program that FAKE_IPHONE_RUNNER names.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 
 ROOT = Path(os.environ["FAKE_IPHONE"])
 CONTAINER = ROOT / "container"
+OTHER = os.environ.get("FAKE_IPHONE_RUNNER")
+RUNNER = [OTHER] if OTHER else [sys.executable, "-S", str(Path(__file__).with_name("app.py"))]
 APP = "org.handheld.runner"
 NOT_FOUND = (1000, "The specified device was not found.", None)
 
@@ -152,7 +155,7 @@ def launch(options: dict[str, str], rest: list[str]) -> int:
     """Start the app and wait for its end; a phone that goes away ends this, but not the app's files."""
     if rest[0] != APP:
         return refuse(options, *ERRORS["launch:missing"])
-    app = subprocess.Popen([sys.executable, "-S", str(Path(__file__).with_name("app.py")), *rest[1:]], cwd=CONTAINER)
+    app = subprocess.Popen([*RUNNER, *rest[1:]], cwd=CONTAINER, env={**os.environ, "HOME": str(CONTAINER)})
     signal.signal(signal.SIGTERM, lambda *_: (app.kill(), sys.exit(143)))
     code = app.wait()
     if read("gone"):
