@@ -88,7 +88,7 @@ class Site:
             Route("/v/{key}/ort/{name}", self._runtime),
             Route("/v/{key}/api/begin", self._begin, methods=["POST"]),
             Route("/v/{key}/api/{run:int}/outputs/{candidate:int}", self._outputs, methods=["POST"]),
-            Route("/v/{key}/api/{run:int}/say", self._say, methods=["POST"]),
+            Route("/v/{key}/api/{run:int}/say/{number:int}", self._say, methods=["POST"]),
             Route("/v/{key}/api/{run:int}/{beacon}", self._beacon, methods=["POST"]),
         ]
         handlers = {HTTPException: _plain, Refused: _refused, Stopped: self._stopped}
@@ -172,23 +172,30 @@ class Site:
         return JSONResponse({"parity": str(parity)})
 
     async def _say(self, request: HttpRequest) -> Response:
-        visit = self._heard(request)
+        visit, number = self._heard(request), request.path_params["number"]
         content = await _body(request, MESSAGE_LIMIT)
         visit.check(request.path_params["run"])
         try:
             message = MESSAGE.validate_json(content)
         except ValidationError as error:
             raise Refused(422, _summary(error)) from error
-        visit.hear(message)
+        if visit.is_new(number):
+            visit.hear(message)
+            visit.told = number
         if isinstance(message, Done):
             self.used = True
         return JSONResponse({"failed": visit.failed(message.candidate) if isinstance(message, Operators) else None})
 
     async def _beacon(self, request: HttpRequest) -> Response:
-        visit, beacon = self._heard(request), request.path_params["beacon"]
+        beacon = request.path_params["beacon"]
         if beacon not in BEACONS:
             raise HTTPException(404)
-        visit.patience = {"hidden": self.hidden_s, "closed": self.closed_s}.get(beacon)
+        before = self._visit(request).patience
+        visit = self._heard(request)
+        if beacon == "closed" or (beacon == "hidden" and before == self.closed_s):
+            visit.patience = self.closed_s  # the two may come in either order
+        elif beacon == "hidden":
+            visit.patience = self.hidden_s
         return JSONResponse({})
 
     def _heard(self, request: HttpRequest) -> Visit:

@@ -110,7 +110,14 @@ class Done(StrictModel):
     kind: Literal["done"]
 
 
-Message = Annotated[Ready | Begin | Taken | Operators | Trouble | Done, Field(discriminator="kind")]
+class GaveUp(StrictModel):
+    """The page itself failed."""
+
+    kind: Literal["gave up"]
+    reason: Text
+
+
+Message = Annotated[Ready | Begin | Taken | Operators | Trouble | Done | GaveUp, Field(discriminator="kind")]
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 State = Literal["new", "under way", "done", "lost", "stopped"]
@@ -122,6 +129,7 @@ class Visit:
     def __init__(self, key: str) -> None:
         self.key = key
         self.state: State = "new"
+        self.told = 0  # the number of the last message
         self.run = 0  # raised each time that the page is loaded; an older page of it is refused
         self.heard = time.monotonic()
         self.patience: float | None = None  # seconds of silence that are allowed now; None for the usual
@@ -151,7 +159,14 @@ class Visit:
     def load_page(self) -> None:
         """The page begins, or begins anew: nothing is loaded in it yet."""
         self.run += 1
+        self.told = 0
         self._proven, self._live, self._began = {}, set(), None
+
+    def is_new(self, number: int) -> bool:
+        """Whether a message is the next one; False where the page sends the last one again. Else raises `Refused`."""
+        if number not in (self.told, self.told + 1):
+            raise Refused(409, f"message {number} is not the next one")
+        return number != self.told
 
     def check(self, run: int) -> None:
         """Raise `Refused` where a message of the page's `run`-th loading is not to be heard."""
@@ -226,6 +241,8 @@ class Visit:
                 self._fail(message.candidate, f"{source.path}: {runtime} could not run it ({message.reason})")
             case Done():
                 self._done()
+            case GaveUp():
+                self.lose(f"browser: the page failed ({message.reason})")
 
     def lose(self, reason: str) -> None:
         """The page is gone; the session stays in the store, to be resumed."""
@@ -281,8 +298,6 @@ class Visit:
         )
 
     def _round(self, said: Taken) -> None:
-        if said.number == self.session.rounds_done - 1 and self._began is not None:
-            return  # the page did not hear that it was kept, and sends it again
         left = self.session.left()
         if not left or said.number != left[0][1] or self._began != left[0][0]:
             raise Refused(409, f"round {said.number} is not the next one")

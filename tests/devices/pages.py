@@ -38,6 +38,7 @@ class Page:
         opened.raise_for_status()
         self.base = str(opened.url)
         self.work: dict[str, Any] = {}
+        self.said = 0
 
     def post(self, path: str, **content: Any) -> Any:
         answer = self.http.post(self.base + path, **content)
@@ -45,11 +46,14 @@ class Page:
         return answer.json()
 
     def begin(self, told: dict[str, Any] | None = None) -> dict[str, Any]:
+        self.said = 0
         self.work = self.post("api/begin", json=told or facts())
         return self.work
 
     def say(self, kind: str, **said: Any) -> Any:
-        return self.post(f"api/{self.work['run']}/say", json={"kind": kind, **said})
+        answer = self.post(f"api/{self.work['run']}/say/{self.said + 1}", json={"kind": kind, **said})
+        self.said += 1
+        return answer
 
     def outputs(self, candidate: int, *arrays: np.ndarray) -> Any:
         content = b"".join(array.tobytes() for array in arrays)

@@ -202,14 +202,14 @@ def test_times_are_finite(under_way: Profiling, frames: np.ndarray, number: str)
     page.ready(0, frames)
     page.say("begin", repeat=0, waited_s=0.0)
     with pytest.raises(httpx.HTTPStatusError) as refused:
-        page.post("api/1/say", content=f'{{"kind": "round", "number": 0, "times_ms": [{number}]}}')
+        page.post("api/1/say/3", content=f'{{"kind": "round", "number": 0, "times_ms": [{number}]}}')
     assert refusal(refused.value)[0] == 422
 
 
 def test_messages_have_a_limit(under_way: Profiling) -> None:
     page = Page(under_way.address)
     page.begin()
-    for path in ("api/begin", "api/1/say"):
+    for path in ("api/begin", "api/1/say/1"):
         with pytest.raises(httpx.HTTPStatusError) as refused:
             page.post(path, content=json.dumps({"kind": "x" * (1 << 20)}))
         assert refusal(refused.value)[0] == 413
@@ -220,7 +220,9 @@ def test_a_round_that_is_sent_again_counts_once(under_way: Profiling, frames: np
     page.begin()
     page.ready(0, frames)
     page.rounds([1.0], most=1)
-    page.say("round", number=0, times_ms=[9.0])
+    for number, status in ((3, 200), (5, 409), (1, 409)):
+        said = {"kind": "round", "number": 0, "times_ms": [9.0]}
+        assert page.http.post(f"{page.base}api/1/say/{number}", json=said).status_code == status
     assert page.begin()["done"] == 1
 
 
@@ -234,7 +236,7 @@ def test_a_page_that_is_loaded_anew_goes_on_and_its_old_tab_is_refused(
     page.begin()
     assert page.work["done"] == 2
     with pytest.raises(httpx.HTTPStatusError) as refused:
-        page.post("api/1/say", json={"kind": "round", "number": 2, "times_ms": [1.0]})
+        page.post("api/1/say/5", json={"kind": "round", "number": 2, "times_ms": [1.0]})
     assert "another tab" in refusal(refused.value)[1]
     page.ready(0, frames)
     page.rounds([2.0])
@@ -276,6 +278,16 @@ def test_a_hidden_page_is_waited_for_longer_and_one_that_was_closed_less(make_bu
         page.post("api/1/closed")
         with pytest.raises(DeviceLost, match="closed"):
             under_way.result()
+
+
+def test_a_page_that_fails_says_why_and_what_it_measured_is_safe(under_way: Profiling, frames: np.ndarray) -> None:
+    page = Page(under_way.address)
+    page.begin()
+    page.ready(0, frames)
+    page.rounds([1.0], most=2)
+    page.say("gave up", reason="out of memory")
+    with pytest.raises(DeviceLost, match=r"the page failed \(out of memory\); 2 of 6 rounds are in the store"):
+        under_way.result()
 
 
 def test_two_phones_have_a_session_each(under_way: Profiling, frames: np.ndarray) -> None:

@@ -19,6 +19,8 @@ class Refused extends Error {
 const WRONG_OUTPUT = 422;
 
 let work; // what the computer asked for
+let said = 0; // messages
+let leaving = false;
 let hidden = document.hidden; // since the beginning of a round
 const runners = new Map();
 
@@ -27,23 +29,28 @@ const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 async function post(path, body, type = "application/json") {
   for (let attempt = 1; ; attempt += 1) {
     let answer;
+    let content;
     try {
       answer = await fetch(path, { method: "POST", headers: { "Content-Type": type }, body });
+      content = await answer.json();
     } catch {
       if (attempt === TRIES) throw new Refused("The computer does not answer any more. Was the command stopped?");
       await sleep(PAUSE_BEFORE_TRY_MS);
       continue;
     }
-    const content = await answer.json();
     if (!answer.ok) throw new Refused(content.error, answer.status);
     return content;
   }
 }
 
-const tell = (message) => post(`api/${work.run}/say`, JSON.stringify(message));
+// Messages are numbered, so that one that is sent again, for its answer was lost, counts once.
+function tell(message) {
+  said += 1;
+  return post(`api/${work.run}/say/${said}`, JSON.stringify(message));
+}
 
 // A word that needs no answer.
-const beacon = (word) => work && navigator.sendBeacon(`api/${work.run}/${word}`);
+const beacon = (word) => work && !leaving && navigator.sendBeacon(`api/${work.run}/${word}`);
 
 // Strings as the computer takes them: one line, printable, not long.
 const plain = (text) => String(text).replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]+/g, " ").slice(0, 290);
@@ -131,12 +138,12 @@ async function warmUp(candidate, times) {
     await inFront();
     const ms = await attempt(candidate, "measure", { batch });
     if (ms === undefined) return;
-    warmup.push(ms);
+    warmup.push(ms || work.clock / batch);
   }
   await tell({ kind: "ready", candidate: candidate.number, ...positive(times), warmup_ms: warmup, batch });
 }
 
-// A coarse clock may not have moved at all; the time is then below its step.
+// A clock that has not moved at all says that the time was below its step, which is taken for it.
 const positive = (times) => Object.fromEntries(Object.entries(times).map(([name, ms]) => [name, ms || work.clock]));
 
 function isSteady(times, window, spread) {
@@ -175,7 +182,7 @@ async function round(number) {
     const candidate = now[(number + offset) % now.length];
     const ms = await attempt(candidate, "settled", { batch: candidate.batch });
     if (ms === undefined) return undefined;
-    times[candidate.number] = ms;
+    times[candidate.number] = ms || work.clock / candidate.batch;
   }
   return hidden ? undefined : times;
 }
@@ -240,27 +247,38 @@ async function run() {
     beacon(document.hidden ? "hidden" : "here");
     if (!document.hidden) stayAwake();
   });
-  addEventListener("pagehide", () => beacon("closed"));
+  addEventListener("pagehide", () => {
+    beacon("closed");
+    leaving = true; // browsers say afterwards that the page is hidden
+  });
+  addEventListener("pageshow", () => { leaving = false; });
   try {
-    if (work.left.length) {
-      for (const candidate of work.candidates.filter((one) => !one.failed)) {
-        await inFront();
-        const times = await load(candidate);
-        if (times) await warmUp(candidate, times);
-      }
-    }
-    for (const [number, first, count] of work.left) if (live().length) await repeat(number, first, count);
-    for (const candidate of work.candidates.filter((one) => one.operators && !one.failed)) {
-      await inFront();
-      await operators(candidate);
-    }
-    await tell({ kind: "done" });
-    finish(work);
+    await measureAll();
+  } catch (error) {
+    if (!leaving) await tell({ kind: "gave up", reason: plain(error.message) }).catch(() => {});
+    throw error;
   } finally {
     clearInterval(beat);
     work = undefined;
     for (const runner of runners.values()) runner.close();
   }
+}
+
+async function measureAll() {
+  if (work.left.length) {
+    for (const candidate of work.candidates.filter((one) => !one.failed)) {
+      await inFront();
+      const times = await load(candidate);
+      if (times) await warmUp(candidate, times);
+    }
+  }
+  for (const [number, first, count] of work.left) if (live().length) await repeat(number, first, count);
+  for (const candidate of work.candidates.filter((one) => one.operators && !one.failed)) {
+    await inFront();
+    await operators(candidate);
+  }
+  await tell({ kind: "done" });
+  finish(work);
 }
 
 try {
