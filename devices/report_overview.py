@@ -23,7 +23,7 @@ from toolkit.evaluation import AnyEvaluation, FlowEvaluation
 
 #: A device as the page tells it from others, and how its figures came about.
 Place = tuple[str, str, str, bool, str]
-#: An artifact by name: bundle, role, target.
+#: An artifact by name: bundle, role, target with the compute units that it may use.
 Subject = tuple[str, str, str]
 POINTS = ("#2f6fed", "#c9822b", "#2a9d6e", "#8a63d2", "#d1495b", "#3d9bb8")
 PANEL, GAP = 90, 50  # pixels
@@ -119,7 +119,7 @@ def history(records: Sequence[ProfileRecord]) -> list[Chart]:
     for place, mine in _by_device(records).items():
         series: defaultdict[tuple[Subject, str, int | None], list[ProfileRecord]] = defaultdict(list)
         for record in sorted(mine, key=lambda r: r.created):
-            series[_subject(record), record.runtime.rsplit(" ", 1)[0], record.threads].append(record)
+            series[_subject(record), record.runs_on, record.threads].append(record)
         several = {key: rows for key, rows in series.items() if len({row.session for row in rows}) > 1}
         if several:
             found.append(Chart(f"{place[2]} ({describe(mine[0].device)}), {place[4]}", _history(several)))
@@ -161,8 +161,14 @@ def describe(device: Device) -> str:
     return f"{device.kind}, {device.system}{', emulated' if device.emulated else ''}"
 
 
+def threads_of(threads: int | None) -> str:
+    """The threads behind a runtime's name; nothing where it divides the work itself."""
+    return "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}"
+
+
 def _subject(record: ProfileRecord | Failure) -> Subject:
-    return record.bundle, record.role, record.target
+    units = "" if record.compute_units is None else f", {record.compute_units}"
+    return record.bundle, record.role, record.target + units
 
 
 def _failed_on(failure: Failure, by_device: Mapping[Place, Device]) -> tuple[Place, Subject]:
@@ -234,7 +240,7 @@ def _front(points: Sequence[_Point], is_flow: bool) -> str:
         figure.add_scatter(
             x=[record.latency.p50],
             y=[point.quality],
-            name=html.escape(f"{record.role} · {record.target}"),
+            name=html.escape(" · ".join(_subject(record)[1:])),
             mode="markers",
             marker={"size": 12, "color": colour, "symbol": "diamond" if record.role == "teacher" else "circle"},
             text=[html.escape(f"{record.bundle}, {record.runtime}")],
@@ -279,7 +285,7 @@ def _history(series: Mapping[tuple[Subject, str, int | None], Sequence[ProfileRe
             col=1,
         )
         figure.add_annotation(
-            text="<br>".join(map(html.escape, (f"{role} · {target}, ms", f"{bundle}, {runtime}, {threads} threads"))),
+            text="<br>".join(map(html.escape, (f"{role} · {target}, ms", f"{bundle}, {runtime}{threads_of(threads)}"))),
             x=0,
             xref="paper",
             xanchor="left",

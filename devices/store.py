@@ -169,7 +169,7 @@ def _record(content: dict[str, Any], url: str) -> ProfileRecord:
 
 def _key(record: ProfileRecord) -> tuple[str | int, ...]:
     """What tells a record from all others."""
-    named = record.place, record.bundle, record.role, record.target, record.runtime
+    named = record.place, record.bundle, record.role, record.target, record.runtime, str(record.compute_units)
     return record.session, *named, record.artifact_sha256
 
 

@@ -307,7 +307,7 @@ def test_report_replaces_an_earlier_one(draw: Any, make_bundle: Any, tmp_path: P
 def test_path_that_is_nothing_known_is_refused_and_no_page_written(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "notes.txt").write_text("notes")
-    with pytest.raises(UserError, match=rf"{name}: no run directory, bundle or \.json file"):
+    with pytest.raises(UserError, match=rf"{name}: no run directory, bundle, profile store \(\.db\) or \.json file"):
         devices.report([tmp_path / name], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
