@@ -200,9 +200,8 @@ def panel(state: Progress) -> Panel:
 
 
 def name(planned: Planned) -> str:
-    """A candidate's role, target, and where Core ML may run it."""
-    units = "" if planned.compute_units is None else f" {planned.compute_units}"
-    return f"{planned.role} {planned.target}{units}"
+    """A candidate's role and target, and what may run it where that is a choice."""
+    return " ".join(filter(None, (planned.role, planned.target, planned.compute_units, planned.provider)))
 
 
 def spark(times: Any) -> str:

@@ -23,7 +23,7 @@ from toolkit.evaluation import AnyEvaluation, FlowEvaluation
 
 #: A device as the page tells it from others, and how its figures came about.
 Place = tuple[str, str, str, bool, str]
-#: An artifact by name: bundle, role, target with the compute units that it may use.
+#: An artifact by name: bundle, role, target with the compute units or provider that may run it.
 Subject = tuple[str, str, str]
 POINTS = ("#2f6fed", "#c9822b", "#2a9d6e", "#8a63d2", "#d1495b", "#3d9bb8")
 PANEL, GAP = 90, 50  # pixels
@@ -167,8 +167,8 @@ def threads_of(threads: int | None) -> str:
 
 
 def _subject(record: ProfileRecord | Failure) -> Subject:
-    units = "" if record.compute_units is None else f", {record.compute_units}"
-    return record.bundle, record.role, record.target + units
+    where = record.compute_units or record.provider
+    return record.bundle, record.role, record.target if where is None else f"{record.target}, {where}"
 
 
 def _failed_on(failure: Failure, by_device: Mapping[Place, Device]) -> tuple[Place, Subject]:

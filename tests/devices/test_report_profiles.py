@@ -125,6 +125,19 @@ def test_placements_are_planned_and_no_times(page: Any, make_record: Any) -> Non
     assert "None threads" not in drawn.text
 
 
+def test_what_may_run_a_candidate_tells_it_from_others(page: Any, make_record: Any) -> None:
+    there = {**phone(make_record(), kind="browser"), "threads": None}
+    wasm = make_record(**there, provider="wasm", times=[30.0])
+    gpu = make_record(**there, provider="webgpu", times=[12.0], nodes={"webgpu": 41, "wasm": 3})
+    drawn = page([wasm, gpu, make_record()])
+    assert [row[1] for row in drawn.cards("student · ONNX Runtime")][:2] == ["onnx-fp32, wasm", "onnx-fp32, webgpu"]
+    assert "student · onnx-fp32 · webgpu · 12.0 ms" in drawn.captions()
+    assert "operators of one inference by execution provider: webgpu 41, wasm 3" in drawn.text
+    cells = {row[0]: row[1] for row in drawn.cards() if len(row) == 3 and "tiny" in row[0]}
+    assert cells["student · onnx-fp32, wasmtiny"] == "30.0 measured2026-01-02"
+    assert cells["student · onnx-fp32, webgputiny"] == "12.0 measured2026-01-02"
+
+
 @pytest.mark.parametrize(
     ("kind", "emulated", "obtained", "meaning"),
     [
