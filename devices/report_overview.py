@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import itertools
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from devices.records import Device, Failure, Obtained, ProfileRecord
-from devices.report_charts import ROLES, axis, shown_ms
+from devices.report_charts import CAPTION, ROLES, axis, shown_ms
 from devices.report_figures import to_html
 from devices.report_sources import Sources, both
 from toolkit.evaluation import AnyEvaluation, FlowEvaluation
@@ -285,7 +286,8 @@ def _history(series: Mapping[tuple[Subject, str, int | None], Sequence[ProfileRe
             col=1,
         )
         figure.add_annotation(
-            text="<br>".join(map(html.escape, (f"{role} · {target}, ms", f"{bundle}, {runtime}{threads_of(threads)}"))),
+            text="<br>".join(map(html.escape, _history_caption(bundle, role, target, runtime + threads_of(threads)))),
+            font={"size": 11.5},
             x=0,
             xref="paper",
             xanchor="left",
@@ -298,6 +300,11 @@ def _history(series: Mapping[tuple[Subject, str, int | None], Sequence[ProfileRe
     figure.update_yaxes(nticks=4, rangemode="tozero")
     figure.update_layout(showlegend=False)
     return to_html(figure, height, top=GAP)
+
+
+def _history_caption(bundle: str, role: str, target: str, runs_on: str) -> list[str]:
+    """At most three lines that a phone's width holds."""
+    return [f"{role} · {target}, ms", *textwrap.wrap(f"{bundle}, {runs_on}", CAPTION, max_lines=2, placeholder=" …")]
 
 
 def _state(record: ProfileRecord) -> str:
