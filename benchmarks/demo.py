@@ -14,7 +14,8 @@ from pathlib import Path
 import export
 from benchmarks import results_file
 from devices import store
-from devices.report import read_run, speedups
+from devices.report_sessions import speedups
+from devices.report_sources import read_run
 from toolkit.bundle import read_manifest
 from toolkit.cli.output import console, print_table
 

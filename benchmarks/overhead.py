@@ -7,6 +7,7 @@ both are measured in one run and in turn.
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import tempfile
@@ -19,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from devices.live import View
+from rich.console import Console
+from rich.live import Live as Screen
 
 import devices
 import export
@@ -27,6 +29,7 @@ from benchmarks import results_file
 from benchmarks.bars import at_most, print_bars
 from devices import protocol, sessions
 from devices.host import available_cores
+from devices.live import TIMES_A_SECOND, Live
 from devices.parities import sample
 from devices.sessions import Session
 from toolkit.bundle import REFERENCE, read_manifest
@@ -81,34 +84,41 @@ def _without_gradients(call: Callable[[], object]) -> None:
         call()
 
 
-class BareLoop(View):
-    """The live view, which runs a block of the bare loop whenever the profiler begins a repeat."""
+class BareLoop:
+    """Looks on with the live view; before every repeat of the profiler it stops that and runs as many bare rounds."""
 
-    def __init__(self, calls: dict[str, Callable[[], object]]) -> None:
-        super().__init__()
-        self.calls = calls
+    def __init__(self, calls: dict[str, Callable[[], object]], view: Live, screen: Screen) -> None:
+        self._calls, self._view, self._screen = calls, view, screen
         self.times: defaultdict[str, list[float]] = defaultdict(list)
 
+    def said(self, session: Session, text: str) -> None:
+        self._view.said(session, text)
+
     def seen(self, session: Session, event: sessions.Event | None) -> None:
-        super().seen(session, event)
+        self._view.seen(session, event)
         if isinstance(event, sessions.Began):
-            measures = [partial(protocol.timed, call) for call in self.calls.values()]
+            self._screen.stop()
+            measures = [partial(protocol.timed, call) for call in self._calls.values()]
             for times in protocol.interleaved(measures, event.repeat * ITERATIONS, ITERATIONS):
-                for target, time in zip(self.calls, times, strict=True):
+                for target, time in zip(self._calls, times, strict=True):
                     self.times[target].append(time)
+            self._screen.start()
 
 
 def measure() -> list[Row]:
     """Both p50 of every target."""
     run, _ = find_run(STUDENT)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
         bundle = Path(folder) / "bundle"
         export.export(export.from_run(run), TARGETS, bundle)
-        bare = BareLoop(bare_calls(bundle, available_cores()))
+        view = Live()
+        screen = Screen(view, console=Console(file=nowhere, force_terminal=True), refresh_per_second=TIMES_A_SECOND)
+        bare = BareLoop(bare_calls(bundle, available_cores()), view, screen)
         store = f"sqlite:///{Path(folder) / 'profiles.db'}"
-        found = devices.profile(
-            [bundle], iterations=ITERATIONS, repeats=REPEATS, operators=False, store=store, watch=bare
-        )
+        with screen:
+            found = devices.profile(
+                [bundle], iterations=ITERATIONS, repeats=REPEATS, operators=False, store=store, watch=bare
+            )
     return [Row(r.target, r.latency.p50, statistics.median(bare.times[r.target])) for r in found.records]
 
 

@@ -21,7 +21,7 @@ from devices.bench import DeviceLost
 from devices.browser_facts import Facts, describe
 from devices.browser_server import Site
 from devices.browser_visit import DTYPES, Refused, Visit
-from devices.listing import Listed
+from devices.listed import Listed
 from devices.parities import sample
 from devices.records import Profile, Provider
 from devices.requests import Request

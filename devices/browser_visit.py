@@ -181,7 +181,7 @@ class Visit:
         planned = self.session.plan.candidates[candidate]
         how = str(planned.provider)
         if planned.provider == "wasm":
-            threads = self.session.plan.threads
+            threads = self.session.plan.threads or 1
             how += f", {threads} thread{'s' if threads > 1 else ''}"
         elif planned.provider == "webnn" and (offer := self.facts.offer("webnn")) is not None and offer.unit:
             how += f", {offer.unit}"

@@ -13,6 +13,7 @@ import numpy as np
 from devices.intervals import CONFIDENCE, RESAMPLES, SEED
 from devices.profiling import profile
 from devices.records import Failure, Profile, ProfileRecord
+from devices.sessions import Watch
 from devices.store import read_json
 from toolkit.bundle import MANIFEST
 from toolkit.errors import UserError
@@ -77,11 +78,13 @@ def compare(
     threads: int | None = None,
     unlike: bool = False,
     store: str | None = None,
+    watch: Watch | None = None,
 ) -> Comparison:
     """Compare two bundles or two JSON files of profile records.
 
-    Bundles are measured on `device` in one session, called in turn, so that their times come in pairs. Raises
-    `UserError` where one is a bundle and the other is not, and as `compare_profiles` does; else what `profile` raises.
+    Bundles are measured on `device` in one session, called in turn, so that their times come in pairs. `watch` sees it.
+    Raises `UserError` where one is a bundle and the other is not, and as `compare_profiles` does; else what `profile`
+    raises.
     """
     bundles = [(path / MANIFEST).is_file() for path in (base, new)]
     if not any(bundles):
@@ -97,6 +100,7 @@ def compare(
         threads=threads,
         operators=True,
         store=store,
+        watch=watch,
     )
     return compare_profiles(found.of(0), found.of(1), unlike=unlike)
 
@@ -123,8 +127,8 @@ def compare_profiles(base: Profile, new: Profile, *, unlike: bool = False) -> Co
             if number < len(others):
                 rows.append(_row(record, others[number]))
             else:
-                mine = [failure for failure in failed.get(key[:2], []) if failure.provider == record.provider]
-                rows.append(_missing(record, mine))
+                place = (record.role, record.target, record.compute_units, record.provider)
+                rows.append(_missing(record, failed.get(place, [])))
     for key, records in after.items():
         rows += [_named(record, "new", new_ms=record.latency.p50) for record in records[len(before.get(key, [])) :]]
     return Comparison(rows=rows, differences=differences)
@@ -200,9 +204,8 @@ def _missing(base: ProfileRecord, failures: list[Failure]) -> Row:
 
 
 def _named(record: ProfileRecord, bucket: Bucket, **figures: object) -> Row:
-    runtime = record.runtime.rsplit(" ", 1)[0]
     return Row.model_validate(
-        {"role": record.role, "target": record.target, "runtime": runtime, "bucket": bucket, **figures}
+        {"role": record.role, "target": record.target, "runtime": record.runs_on, "bucket": bucket, **figures}
     )
 
 
@@ -248,9 +251,9 @@ def _differences(base: Profile, new: Profile) -> list[str]:
         ):
             if mine != theirs:
                 found.append(f"{what}: {mine} and {theirs}")
-    known = {(r.role, r.target, r.provider): r.runtime for r in base.records}
+    known = {(r.role, r.target, r.compute_units, r.provider): r.runtime for r in base.records}
     for record in new.records:
-        runtime = known.get((record.role, record.target, record.provider), record.runtime)
+        runtime = known.get((record.role, record.target, record.compute_units, record.provider), record.runtime)
         if runtime != record.runtime:
             found.append(f"runtime of {record.target}: {runtime} and {record.runtime}")
     return list(dict.fromkeys(found))
@@ -264,12 +267,12 @@ def _device(record: ProfileRecord) -> str:
 def _by_key(records: Sequence[ProfileRecord]) -> dict[Key, list[ProfileRecord]]:
     found: defaultdict[Key, list[ProfileRecord]] = defaultdict(list)
     for record in records:
-        found[record.role, record.target, record.runtime.rsplit(" ", 1)[0]].append(record)
+        found[record.role, record.target, record.runs_on].append(record)
     return dict(found)
 
 
-def _by_target(failures: Sequence[Failure]) -> dict[tuple[str, str], list[Failure]]:
-    found: defaultdict[tuple[str, str], list[Failure]] = defaultdict(list)
+def _by_target(failures: Sequence[Failure]) -> dict[tuple[str | None, ...], list[Failure]]:
+    found: defaultdict[tuple[str | None, ...], list[Failure]] = defaultdict(list)
     for failure in failures:
-        found[failure.role, failure.target].append(failure)
+        found[failure.role, failure.target, failure.compute_units, failure.provider].append(failure)
     return dict(found)

@@ -101,7 +101,6 @@ class ExecuTorch:
 
     def operators(self) -> list[OperatorTime]:
         """Delegate steps and kernels by ETDump, the first run left out."""
-        from executorch.devtools import Inspector
         from executorch.extension.pybindings import portable_lib
 
         with tempfile.TemporaryDirectory() as folder, native_stderr_hidden():
@@ -112,15 +111,7 @@ class ExecuTorch:
             module.write_etdump_result_to_file(str(dump), str(Path(folder) / "debug.bin"))
             if not dump.is_file():
                 raise DeviceError("ExecuTorch wrote no ETDump: this build has no event tracer; use executorch 1.5.1")
-            inspector = Inspector(etdump_path=str(dump))
-            events = [
-                (event.name, [float(ms) for ms in event.perf_data.raw])
-                for block in inspector.event_blocks
-                if block.name == "Execute"
-                for event in block.events
-                if event.perf_data is not None
-            ]
-        return read_etdump_events(events)
+            return read_etdump(dump)
 
 
 class PyTorch:
@@ -216,6 +207,21 @@ def read_onnxruntime_profile(events: list[dict[str, object]]) -> list[OperatorTi
         for (kind, unit), ms in total.items()
     ]
     return _slowest(rows)
+
+
+def read_etdump(path: Path) -> list[OperatorTime]:
+    """Mean ms an inference by kind of step, from an ETDump file."""
+    from executorch.devtools import Inspector
+
+    inspector = Inspector(etdump_path=str(path))
+    events = [
+        (event.name, [float(ms) for ms in event.perf_data.raw])
+        for block in inspector.event_blocks
+        if block.name == "Execute"
+        for event in block.events
+        if event.perf_data is not None
+    ]
+    return read_etdump_events(events)
 
 
 def read_etdump_events(events: list[tuple[str, list[float]]]) -> list[OperatorTime]:

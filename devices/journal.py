@@ -6,10 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Engine, orm, select
 
 from devices import store
+from devices.records import Failure
 from devices.sessions import Event, Plan, Session, Watch
 from devices.tables import EventRow, SessionRow
 
@@ -53,6 +54,28 @@ class Journal:
                 row = database.get(SessionRow, session.plan.session)
                 assert row is not None
                 row.finished = True
+
+    def failures(self) -> list[Failure]:
+        """The candidates of all sessions, finished or not, that could not be measured; the oldest session first.
+
+        Raises `UserError` where the store cannot be used, or is a later release's.
+        """
+        query = (
+            select(SessionRow.plan, EventRow.event)
+            .join(EventRow, EventRow.session == SessionRow.id)
+            .where(EventRow.event["kind"].as_string() == "failed")
+            .order_by(SessionRow.created, EventRow.id)
+        )
+        sessions: dict[str, Session] = {}
+        with store.opened(self.url) as engine, orm.Session(engine) as database:
+            rows = database.execute(query).all()
+        try:
+            for plan, event in rows:
+                kept = Plan.model_validate(plan)
+                sessions.setdefault(kept.session, Session(kept)).events.append(_EVENT.validate_python(event))
+        except ValidationError as error:
+            raise store.of_later_release(self.url) from error
+        return [failure for session in sessions.values() for failure in session.failures()]
 
     def _new(self, engine: Engine, plan: Plan) -> Session:
         with orm.Session(engine) as database, database.begin():

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
+from devices.android import list_android
+from devices.apple import list_iphones, list_mac
+from devices.browser import list_browser
 from devices.host import describe_host
-
-State = Literal["ready", "not ready"]
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One device. `name` is what `--device` takes; `remedy` says how one that is not ready becomes so."""
-
-    name: str
-    kind: str
-    model: str
-    system: str
-    state: State
-    remedy: str = ""
+from devices.listed import Listed
 
 
 def list_host() -> list[Listed]:
@@ -29,7 +17,13 @@ def list_host() -> list[Listed]:
     return [Listed("host", "host", found.model, found.system, "ready")]
 
 
-LISTERS: dict[str, Callable[[], list[Listed]]] = {"host": list_host}
+LISTERS: dict[str, Callable[[], list[Listed]]] = {
+    "host": list_host,
+    "android": list_android,
+    "browser": list_browser,
+    "iphone": list_iphones,
+    "mac": list_mac,
+}
 
 
 def list_devices() -> list[Listed]:

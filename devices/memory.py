@@ -27,6 +27,11 @@ def measure(runtime: str, artifact: Path, sample: Path, inputs: Sequence[str], t
     Raises `DeviceError` if the child fails.
     """
     command = [sys.executable, "-m", "devices.memory", runtime, str(artifact), str(sample), str(threads), *inputs]
+    return of_command(command, artifact)
+
+
+def of_command(command: Sequence[str], artifact: Path) -> Memory:
+    """The memory that a child tells of `artifact` in its last line; raises `DeviceError` where the child fails."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as error:

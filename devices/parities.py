@@ -38,16 +38,39 @@ def sample(bundle: Path, manifest: Manifest) -> Sample:
         )
 
 
+def earlier_steps(bundle: Path, artifact: Artifact) -> list[dict[str, np.ndarray]]:
+    """The inputs of the steps that led to the sample's, by name, of an artifact that keeps the states of its stream.
+
+    Empty of any other: it is given its states.
+    """
+    if not keeps_states(artifact):
+        return []
+    latent, first = (info.name for info in artifact.inputs)
+    with np.load(bundle / SAMPLE) as arrays:
+        frames = arrays["clip_latent"][:-1, None]
+    return [{latent: frame, first: np.full((1, 1, 1, 1), float(not n), np.float32)} for n, frame in enumerate(frames)]
+
+
+def keeps_states(artifact: Artifact) -> bool:
+    """Whether the runtime keeps an artifact's states from call to call: then they are not among its inputs."""
+    return bool(artifact.states) and not {state.name for state in artifact.states} & {i.name for i in artifact.inputs}
+
+
 def tolerance(manifest: Manifest, target: str) -> Tolerance:
     """How far a target's output may be from PyTorch's."""
     return REFERENCE_TOLERANCE if target == REFERENCE_TARGET else manifest.artifact(target).parity.tolerance
 
 
 def prove(
-    what: Path | str, outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], allowed: Tolerance, runtime: str
+    what: Path | str,
+    outputs: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    allowed: Tolerance,
+    runtime: str,
+    where: str = "this machine",
 ) -> Parity:
     """The parity of `what`, executed; raises `DeviceError` where its output is wrong: it is not worth timing."""
     parity = compare(Execution(list(outputs), "executed", runtime), expected, allowed)
     if not parity.passed:
-        raise DeviceError(f"{what}: wrong output on this machine ({parity}); it was not used")
+        raise DeviceError(f"{what}: wrong output on {where} ({parity}); it was not used")
     return parity

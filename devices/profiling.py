@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from devices.android import profile_android
+from devices.apple import profile_iphone
 from devices.bench import DeviceLost
 from devices.browser import profile_browser
 from devices.host import profile_host
 from devices.journal import Journal
+from devices.mac import profile_mac
 from devices.protocol import Schedule
 from devices.records import Profile
 from devices.requests import WAIT_S, Request
@@ -20,7 +23,13 @@ from toolkit.errors import DeviceError, UserError, unknown_name
 
 Profiler = Callable[[Sequence[Path], Request], Profile]
 
-PROFILERS: dict[str, Profiler] = {"host": profile_host, "browser": profile_browser}
+PROFILERS: dict[str, Profiler] = {
+    "host": profile_host,
+    "android": profile_android,
+    "browser": profile_browser,
+    "iphone": profile_iphone,
+    "mac": profile_mac,
+}
 
 
 def profile(

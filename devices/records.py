@@ -17,6 +17,8 @@ BUSY_SHARE = 0.15
 
 Obtained = Literal["measured", "planned", "estimated", "emulated"]
 DeviceKind = Literal["host", "android", "apple", "browser"]
+#: Which of a device's processors Core ML may use; which of them it does use, it decides itself.
+ComputeUnits = Literal["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]
 #: By what a browser's runtime computes: the processor, the graphics processor, or what the system offers for networks.
 Provider = Literal["wasm", "webgpu", "webnn"]
 
@@ -143,9 +145,25 @@ class OperatorTime(StrictModel):
     obtained: Obtained
 
 
+class Placement(StrictModel):
+    """Where Core ML means to run operators of one kind: its plan before running, not a trace and not a time.
+
+    `cost_share` is the share of the whole model's cost that Core ML estimates for them, 0 to 1; None where it tells
+    none of one of them. `unit` is the preferred one (`unknown` where it does not tell), `supported` all that could.
+    """
+
+    kind: str
+    unit: str
+    supported: list[str]
+    operators: int
+    cost_share: float | None
+    obtained: Literal["planned"] = "planned"
+
+
 class ProfileRecord(StrictModel):
     """One candidate, one device, one session. Records of one `session` were interleaved and may be set in ratio.
 
+    `threads` is None where a runtime divides the work itself, as Core ML does among the `compute_units` it may use.
     `place` says which of the bundles that were named it belongs to, from 0. `interruptions` counts how often the
     session was stopped and resumed; what it had measured was kept. `nodes` says how many operators of one inference ran
     by which execution provider, where the runtime has several and tells.
@@ -163,7 +181,7 @@ class ProfileRecord(StrictModel):
     artifact_bytes: int
     device: Device
     runtime: str
-    threads: int
+    threads: int | None
     versions: dict[str, str]
     obtained: Obtained
     latency: Latency
@@ -171,6 +189,8 @@ class ProfileRecord(StrictModel):
     operators: list[OperatorTime]
     parity: Parity
     interruptions: int = 0
+    compute_units: ComputeUnits | None = None
+    placement: list[Placement] = []
     provider: Provider | None = None
     nodes: dict[str, int] = {}
 
@@ -181,7 +201,13 @@ class ProfileRecord(StrictModel):
 
     @property
     def label(self) -> str:
-        return f"{self.role} · {self.runtime.rsplit(' ', 1)[0]}"
+        return f"{self.role} · {self.runs_on}"
+
+    @property
+    def runs_on(self) -> str:
+        """The runtime without its version, and the compute units that it may use."""
+        units = f", {self.compute_units}" if self.compute_units is not None else ""
+        return self.runtime.rsplit(" ", 1)[0] + units
 
     def summary(self) -> dict[str, Any]:
         """The figures that a table shows."""
@@ -211,12 +237,14 @@ class Failure(StrictModel):
     device: Device
     kind: Literal["failed", "lost"]
     reason: str
+    compute_units: ComputeUnits | None = None
     provider: Provider | None = None
 
     def __str__(self) -> str:
         word = {"failed": "failed", "lost": "was not measured, for the device was lost"}[self.kind]
+        units = f" on {self.compute_units}" if self.compute_units is not None else ""
         by = f" by {self.provider}" if self.provider is not None else ""
-        return f"{self.target}{by} of {self.bundle} ({self.role}) {word}: {self.reason}"
+        return f"{self.target}{units}{by} of {self.bundle} ({self.role}) {word}: {self.reason}"
 
 
 class Profile(StrictModel):

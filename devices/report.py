@@ -1,63 +1,32 @@
-"""One self-contained HTML page from runs, bundles and profile records. `report` collects; the template lays out."""
+"""One self-contained HTML page from runs, bundles and profiles. `report` collects; the templates lay out."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import BaseModel
 
-from devices import protocol, report_figures, report_flow, store
-from devices.records import ProfileRecord
+from devices import protocol, report_figures, report_flow, report_overview, report_sessions
+from devices.report_charts import shown_ms
+from devices.report_sources import Run, Sources, collect
 from toolkit import __version__
-from toolkit.bundle import MANIFEST, Manifest, open_bundle
-from toolkit.errors import UserError
-from toolkit.evaluation import AnyEvaluation, Evaluation, FlowEvaluation, read_evaluation
+from toolkit.evaluation import Evaluation, FlowEvaluation
 from toolkit.files import write_atomic
 from toolkit.flow_side_by_side import errors_table
-from toolkit.schema import StrictModel, read_yaml, validate
+
+SHOWN_OPEN = 2  # sessions; of more, all but their latencies are folded
 
 
-class Header(BaseModel):
-    """What the page shows of a recipe."""
+def report(paths: Sequence[Path], output: Path, store: str | None = None) -> Path:
+    """Write the page `output` about run directories, bundles and profiles, in any mixture.
 
-    name: str
-    description: str = ""
-
-
-class Run(StrictModel):
-    """What the page shows of a run directory."""
-
-    path: Path
-    recipe: Header
-    evaluation: AnyEvaluation
-    rows: list[dict[str, float]]
-
-    @property
-    def name(self) -> str:
-        return self.recipe.name
-
-
-@dataclass
-class Sources:
-    """Everything that was given, sorted by kind."""
-
-    runs: list[Run] = field(default_factory=list)
-    bundles: list[Manifest] = field(default_factory=list)
-    records: list[ProfileRecord] = field(default_factory=list)
-
-
-def report(paths: Sequence[Path], output: Path) -> Path:
-    """Write the page `output` about run directories, bundles and files of profile records, in any mixture.
-
-    Raises `UserError` where a path is none of these.
+    Profiles are JSON files, stores as `.db` files, and the store at the URL `store`. Raises `UserError` where a path is
+    none of these, and where a store has nothing about the bundles.
     """
-    sources = collect(paths)
+    sources = collect(paths, store)
     environment = Environment(
         loader=PackageLoader("devices", "templates"),
         autoescape=True,
@@ -65,19 +34,21 @@ def report(paths: Sequence[Path], output: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"mega": lambda n: f"{n / 1e6:.2f}", "thousands": lambda n: f"{n:,}"}
-    run = sources.runs[0] if sources.runs else None
-    sessions = _sessions(sources.records)
+    environment.filters |= {"mega": lambda n: f"{n / 1e6:.2f}", "thousands": lambda n: f"{n:,}", "ms": shown_ms}
+    sessions, earlier = report_sessions.views(sources)
     page = environment.get_template("report.html.j2").render(
-        title=run.name if run else (sources.bundles[0].name if sources.bundles else "Profile"),
+        title=_title(sources),
         version=__version__,
         runs=[_view(run) for run in sources.runs],
         bundles=sources.bundles,
         sessions=sessions,
-        tiles=tiles(sources),
-        latency=[Markup(report_figures.latency(records)) for records in sessions],
-        memory=[Markup(report_figures.memory(records)) for records in sessions],
-        speedups=[speedups(records) for records in sessions],
+        earlier=earlier,
+        are_open=len(sessions) <= SHOWN_OPEN,
+        errors=sources.errors,
+        matrix=report_overview.matrix(sources.records, sources.failures),
+        fronts=_marked(report_overview.fronts(sources.records, sources)),
+        history=_marked(report_overview.history(sources.records)),
+        tiles=tiles(sources, sessions),
         plotly=Markup(report_figures.plotly_script()),
         protocol=(protocol.__doc__ or "").strip(),
     )
@@ -85,51 +56,25 @@ def report(paths: Sequence[Path], output: Path) -> Path:
     return output
 
 
-def collect(paths: Sequence[Path]) -> Sources:
-    """Sort the given paths by what they are."""
-    found = Sources()
-    for path in paths:
-        if (path / MANIFEST).is_file():
-            found.bundles.append(open_bundle(path))
-        elif (path / "recipe.yaml").is_file():
-            found.runs.append(read_run(path))
-        elif path.suffix == ".json" and path.is_file():
-            found.records += store.read_json(path).records
-        else:
-            raise UserError(f"{path}: no run directory, bundle or .json file of profile records")
-    return found
+def _title(sources: Sources) -> str:
+    names = [run.name for run in sources.runs] + [bundle.name for bundle in sources.bundles]
+    return names[0] if names else "Profile"
 
 
-def read_run(path: Path) -> Run:
-    """A finished run; raises `UserError` where it was not finished."""
-    try:
-        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the run is not finished; go on with `handheld distill ... --resume`") from error
-    content = {"recipe": read_yaml(path / "recipe.yaml"), "evaluation": read_evaluation(path), "rows": rows}
-    return validate(Run, {"path": path, **content}, str(path))
+def _marked(charts: Sequence[report_overview.Chart]) -> list[tuple[str, Markup]]:
+    return [(chart.title, Markup(chart.markup)) for chart in charts]
 
 
-def speedups(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:
-    """Teacher's p50 over student's, for each runtime that timed both in one session."""
-    teachers = {r.runtime: r for r in reversed(records) if r.role == "teacher"}
-    return [
-        {"runtime": r.runtime, "target": r.target, "ratio": teachers[r.runtime].latency.p50 / r.latency.p50}
-        for r in records
-        if r.role == "student" and r.runtime in teachers
-    ]
-
-
-def tiles(sources: Sources) -> list[dict[str, str]]:
+def tiles(sources: Sources, sessions: Sequence[report_sessions.SessionView]) -> list[dict[str, str]]:
     """The headline figures that the sources allow, each with what it means and how it was obtained."""
     found = []
     for run in sources.runs[:1]:
         scores = run.evaluation
         found += report_flow.tiles(scores) if isinstance(scores, FlowEvaluation) else _video_tiles(scores)
-    for records in _sessions(sources.records)[:1]:
-        for entry in speedups(records):
+    for view in [view for view in sessions if view.records][:1]:
+        for entry in view.speedups:
             if entry["runtime"].startswith("ONNX"):
-                note = f"{records[0].obtained}, p50, {records[0].threads} threads, one session"
+                note = f"{view.obtained}, p50, {view.records[0].threads} threads, one session"
                 label = "the speed of the teacher's decoder in ONNX Runtime"
                 found.append({"value": f"{entry['ratio']:.1f}x", "label": label, "note": note})
     for manifest in [m for m in sources.bundles if m.model.role == "student"][:1]:
@@ -173,9 +118,3 @@ def _video_tiles(scores: Evaluation) -> list[dict[str, str]]:
         {"value": f"{share:.1%}", "label": "of the teacher decoder's parameters"},
         {"value": f"{kept:.1%}", "label": "of the teacher's PSNR", "note": note},
     ]
-
-
-def _sessions(records: Sequence[ProfileRecord]) -> list[list[ProfileRecord]]:
-    """Records by session: only within one may figures be compared."""
-    order = dict.fromkeys(record.session for record in records)
-    return [[r for r in records if r.session == session] for session in order]

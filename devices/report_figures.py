@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from devices.records import ProfileRecord
 from toolkit.errors import UserError
 from toolkit.video import to_frames
 
@@ -101,44 +100,8 @@ def curves(
         yaxis={"title": "loss", "rangemode": "tozero"},
         yaxis2={**second, "rangemode": "tozero" if from_zero else "normal"},
     )
-    return _html(figure, 320)
-
-
-def latency(records: Sequence[ProfileRecord]) -> str:
-    """Every iteration of every candidate, with its quartiles."""
-    figure = go.Figure()
-    for record in sorted(records, key=lambda r: -r.latency.p50):
-        figure.add_box(
-            x=record.latency.iterations_ms,
-            name=record.label,
-            orientation="h",
-            boxpoints="all",
-            jitter=0.6,
-            pointpos=0,
-            marker={"size": 5, "opacity": 0.55, "color": COLOURS[record.role]},
-            line={"width": 1.5, "color": COLOURS[record.role]},
-            fillcolor="rgba(0,0,0,0)",
-        )
-    figure.update_layout(showlegend=False, xaxis={"title": "ms a call", "rangemode": "tozero"})
-    return _html(figure, 90 + 52 * len(records))
-
-
-def memory(records: Sequence[ProfileRecord]) -> str:
-    """Memory that loading and running added, in a process of its own."""
-    known = sorted((r for r in records if r.memory is not None), key=lambda r: -_added_mb(r))
-    if not known:
-        return ""
-    figure = go.Figure()
-    figure.add_bar(
-        x=[_added_mb(r) for r in known],
-        y=[r.label for r in known],
-        orientation="h",
-        marker={"color": [COLOURS[r.role] for r in known]},
-        text=[f"{_added_mb(r):.0f} MB" for r in known],
-        textposition="auto",
-    )
-    figure.update_layout(xaxis={"title": "MB"}, bargap=0.45)
-    return _html(figure, 90 + 44 * len(known))
+    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    return to_html(figure, 340, top=40)
 
 
 def plotly_script() -> str:
@@ -146,19 +109,16 @@ def plotly_script() -> str:
     return f"<script>{plotly.offline.get_plotlyjs()}</script>"
 
 
-def _added_mb(record: ProfileRecord) -> float:
-    return record.memory.added_bytes / 1e6 if record.memory is not None else 0.0
-
-
-def _html(figure: go.Figure, height: int) -> str:
+def to_html(figure: go.Figure, height: int, top: int = 10, bottom: int = 40) -> str:
+    """A figure as markup for the page, which brings plotly.js itself and sets the colours of its theme."""
     figure.update_layout(
         template="plotly_white",
         height=height,
-        margin={"l": 10, "r": 10, "t": 10, "b": 40},
+        margin={"l": 8, "r": 10, "t": top, "b": bottom},
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        legend={"orientation": "h", "y": 1.12},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
+        dragmode=False,  # a finger on a plot scrolls the page
     )
     figure.update_xaxes(gridcolor=GRID, automargin=True)
     figure.update_yaxes(gridcolor=GRID, automargin=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from devices.journal import Journal
 from devices.protocol import Schedule
+from devices.records import ComputeUnits
 
 #: How long a device that is not there, or gone, is waited for, in seconds.
 WAIT_S = 600.0
@@ -18,7 +19,7 @@ class Request:
     `threads` is None for as many as suit the device; `resume` goes on with an unfinished session. `which` is the part
     of the device's name behind the colon. `wait_s` bounds every wait for a device; `fixed_clocks` asks a device that
     can to hold its clocks; `keep` leaves what was copied to a device there, for a next time; `lan` opens the browser's
-    page to the local network.
+    page to the local network. `compute_units`: where Core ML may run, each a candidate of its own.
     """
 
     journal: Journal
@@ -30,3 +31,4 @@ class Request:
     fixed_clocks: bool = True
     keep: bool = False
     lan: bool = False
+    compute_units: tuple[ComputeUnits, ...] = ("all",)

@@ -18,12 +18,14 @@ from pydantic import Field
 
 from devices import protocol
 from devices.records import (
+    ComputeUnits,
     Device,
     Failure,
     Latency,
     Memory,
     Obtained,
     OperatorTime,
+    Placement,
     Profile,
     ProfileRecord,
     Provider,
@@ -37,13 +39,14 @@ from toolkit.schema import StrictModel
 
 
 class Source(NamedTuple):
-    """An artifact to measure: of which bundle, the `place`-th that was named, and its file."""
+    """An artifact to measure: of which bundle, the `place`-th that was named, its file, where Core ML may run it."""
 
     place: int
     bundle: Path
     manifest: Manifest
     target: str
     path: Path
+    compute_units: ComputeUnits | None = None
 
 
 class Planned(StrictModel):
@@ -58,6 +61,7 @@ class Planned(StrictModel):
     target: str
     artifact_sha256: str
     artifact_bytes: int
+    compute_units: ComputeUnits | None = None
     provider: Provider | None = None
     obtained: Obtained | None = None
 
@@ -69,7 +73,7 @@ class Plan(StrictModel):
     created: str
     protocol_version: int
     device: Device
-    threads: int
+    threads: int | None
     schedule: protocol.Schedule
     obtained: Obtained
     versions: dict[str, str]
@@ -128,6 +132,12 @@ class OperatorsFound(StrictModel):
     nodes: dict[str, int] = {}
 
 
+class PlacementFound(StrictModel):
+    kind: Literal["placement"] = "placement"
+    candidate: int
+    placement: list[Placement]
+
+
 class Failed(StrictModel):
     """A candidate cannot be measured; nothing more is asked of it in this session."""
 
@@ -137,13 +147,15 @@ class Failed(StrictModel):
     lost: bool = False
 
 
-Event = Annotated[Loaded | Began | Round | MemoryFound | OperatorsFound | Failed, Field(discriminator="kind")]
+Event = Annotated[
+    Loaded | Began | Round | MemoryFound | OperatorsFound | PlacementFound | Failed, Field(discriminator="kind")
+]
 
 
 def plan(
     device: Device,
     candidates: Sequence[Source],
-    threads: int,
+    threads: int | None,
     schedule: protocol.Schedule,
     obtained: Obtained = "measured",
 ) -> Plan:
@@ -165,6 +177,7 @@ def plan(
                 target=source.target,
                 artifact_sha256=sha256(source.path),
                 artifact_bytes=size_bytes(source.path),
+                compute_units=source.compute_units,
             )
             for source in candidates
         ],
@@ -255,7 +268,7 @@ class Session:
 
     def profile(self) -> Profile:
         """All that the session found; raises `DeviceError` where that is nothing but one failure or more."""
-        records, failures = self._records(), self._failures()
+        records, failures = self._records(), self.failures()
         if not records and failures:
             raise DeviceError(failures[0].reason)
         return Profile(records=records, failures=failures)
@@ -263,9 +276,10 @@ class Session:
     def lost(self, reason: str) -> list[Failure]:
         """What a device that is gone leaves: those that failed before, and all others as lost."""
         others = [n for n in self._numbers() if self.of(Failed, n) is None]
-        return self._failures() + [self._failure(self.plan.candidates[n], reason, lost=True) for n in others]
+        return self.failures() + [self._failure(self.plan.candidates[n], reason, lost=True) for n in others]
 
-    def _failures(self) -> list[Failure]:
+    def failures(self) -> list[Failure]:
+        """The candidates that cannot be measured."""
         failed = [self.of(Failed, number) for number in self._numbers()]
         return [
             self._failure(planned, event.reason, event.lost)
@@ -292,6 +306,7 @@ class Session:
             if not isinstance(loaded, Loaded) or not repeats or self.of(Failed, number) is not None:
                 continue
             memory, operators = self.of(MemoryFound, number), self.of(OperatorsFound, number)
+            placement = self.of(PlacementFound, number)
             found.append(
                 ProfileRecord(
                     **planned.model_dump(exclude={"obtained"}),
@@ -315,6 +330,7 @@ class Session:
                     operators=operators.operators if isinstance(operators, OperatorsFound) else [],
                     parity=loaded.parity,
                     interruptions=max(starts[number] - 1, 0),
+                    placement=placement.placement if isinstance(placement, PlacementFound) else [],
                     nodes=operators.nodes if isinstance(operators, OperatorsFound) else {},
                 )
             )

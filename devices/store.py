@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -14,7 +16,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from platformdirs import user_data_path
 from pydantic import ValidationError
-from sqlalchemy import Engine, create_engine, make_url, select
+from sqlalchemy import Engine, create_engine, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -23,6 +25,11 @@ from devices.tables import ProfileRow
 from toolkit.errors import UserError
 from toolkit.files import write_atomic
 
+LINE_VERSION = 1
+CONNECT_S = 10  # until a server that does not answer is given up
+LOCK_S = 60  # until one that another migrates is
+LOCK = 0x68616E64  # Handheld's number among PostgreSQL's advisory locks
+_MIGRATING = threading.Lock()
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -44,6 +51,22 @@ def add(records: Sequence[ProfileRecord], url: str | None = None) -> str:
     return url
 
 
+def bring_in(records: Sequence[ProfileRecord], url: str | None = None) -> int:
+    """Keep the records that the store does not hold yet, all or none; how many those were.
+
+    A record is known by its session, bundle, artifact and runtime, so the same file can be brought in again and again.
+    Raises `UserError` where the store cannot be used, or is a later release's.
+    """
+    url = url or default_url()
+    sessions = {record.session for record in records}
+    with opened(url) as engine, Session(engine) as session, session.begin():
+        held = session.scalars(select(ProfileRow).where(ProfileRow.session.in_(sessions)))
+        known = {_key(_record(row.record, url)) for row in held}
+        new = {key: record for record in records if (key := _key(record)) not in known}
+        session.add_all(row_of(record) for record in new.values())
+    return len(new)
+
+
 def load(url: str | None = None, bundle: str | None = None) -> list[ProfileRecord]:
     """Records in the order in which they were made, of one bundle's name if given."""
     url = url or default_url()
@@ -52,12 +75,7 @@ def load(url: str | None = None, bundle: str | None = None) -> list[ProfileRecor
         query = query.where(ProfileRow.bundle == bundle)
     with opened(url) as engine, Session(engine) as session:
         rows = [row.record for row in session.scalars(query)]
-    try:
-        return [ProfileRecord.model_validate(upgraded(row)) for row in rows]
-    except ValidationError as error:
-        raise UserError(
-            f"profile store {shown(url)}: holds records of a later release; name another one with --store"
-        ) from error
+    return [_record(row, url) for row in rows]
 
 
 @contextmanager
@@ -81,6 +99,11 @@ def shown(url: str) -> str:
         return url  # no URL at all, so no password in it
 
 
+def of_later_release(url: str) -> UserError:
+    """The error of a store that holds what this release cannot read."""
+    return UserError(f"profile store {shown(url)}: holds records of a later release; name another one with --store")
+
+
 def write_json(profile: Profile, path: Path) -> None:
     """Write a profile to a JSON file."""
     write_atomic(path, profile.model_dump_json(indent=1) + "\n")
@@ -100,10 +123,68 @@ def read_json(path: Path) -> Profile:
         raise UserError(f"{path}: not a file of profile records") from error
 
 
+def write_lines(records: Sequence[ProfileRecord], path: Path) -> None:
+    """Write records to a file of JSON lines, each with the version of the line's format."""
+    lines = [
+        json.dumps({"profile_line": LINE_VERSION, "record": record.model_dump(mode="json")}, ensure_ascii=False) + "\n"
+        for record in records
+    ]
+    write_atomic(path, "".join(lines))
+
+
+def read_lines(path: Path) -> list[ProfileRecord]:
+    """The records of a file of JSON lines, of this release or an earlier one.
+
+    Raises `UserError` where the file is missing, and with the number of the first line that is something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; make one with `handheld profiles export FILE.jsonl`")
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line.strip():
+            found.append(_line(line, f"{path}, line {number}"))
+    return found
+
+
+def _line(line: bytes, where: str) -> ProfileRecord:
+    try:
+        content = json.loads(line)
+        version, record = content["profile_line"], upgraded(content["record"])
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(f"{where}: no profile record; the file is damaged, or something else") from error
+    try:
+        if version != LINE_VERSION:
+            raise ValueError(version)
+        return ProfileRecord.model_validate(record)
+    except ValueError as error:
+        raise UserError(f"{where}: not a record of this release; bring it in with a later one") from error
+
+
+def _record(content: dict[str, Any], url: str) -> ProfileRecord:
+    try:
+        return ProfileRecord.model_validate(upgraded(content))
+    except ValidationError as error:
+        raise of_later_release(url) from error
+
+
+def _key(record: ProfileRecord) -> tuple[str | int, ...]:
+    """What tells a record from all others."""
+    named = record.place, record.bundle, record.role, record.target, record.runtime
+    return record.session, *named, record.artifact_sha256
+
+
 def _engine(url: str) -> Engine:
     try:
-        engine = create_engine(url)
-    except (SQLAlchemyError, ModuleNotFoundError) as error:
+        bounded = {"connect_timeout": CONNECT_S} if make_url(url).drivername == "postgresql+psycopg" else {}
+        engine = create_engine(url, connect_args=bounded)
+    except ModuleNotFoundError as error:
+        if not url.startswith("postgresql"):
+            raise _unusable(url, error) from error
+        raise UserError(
+            f"profile store {shown(url)}: {error.name} is not installed; pip install 'handheld[postgres]', and begin "
+            "the URL with postgresql+psycopg://"
+        ) from error
+    except SQLAlchemyError as error:
         raise _unusable(url, error) from error
     if engine.url.drivername.startswith("sqlite") and engine.url.database:
         try:
@@ -135,12 +216,17 @@ def row_of(record: ProfileRecord) -> ProfileRow:
 
 
 def _migrate(engine: Engine) -> None:
-    """Run the migrations that the store has not seen, all or none."""
+    """Run the migrations that the store has not seen, all or none; one at a time where several open it at once."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     newest = ScriptDirectory.from_config(config).get_current_head()
-    with engine.begin() as connection:
+    with engine.connect() as connection:
         if MigrationContext.configure(connection).get_current_revision() == newest:
             return
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    with _MIGRATING, engine.begin() as connection:  # alembic's own state is one for all threads
+        if engine.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_S}s'"))
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+        if MigrationContext.configure(connection).get_current_revision() != newest:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +18,17 @@ def hush_libraries() -> None:
     logging.disable(logging.WARNING)  # some libraries set their loggers' levels anew when they are imported
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
+_HIDING = threading.RLock()
+
 
 @contextmanager
 def native_stderr_hidden() -> Iterator[None]:
-    """Hold back what native code writes to the error stream; an exception releases it, success drops it."""
+    """Hold back what native code writes to the error stream; an exception releases it, success drops it.
+
+    One thread does so at a time: two would put each other's stream back.
+    """
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    with _HIDING, tempfile.TemporaryFile() as held:
         saved = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:

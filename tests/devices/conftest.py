@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from devices.records import Device, Latency, Memory, OperatorTime, ProfileRecord, Repeat
+from devices.runner_build import build_runners
 from toolkit.bundle import (
     Artifact,
     GraphFacts,
@@ -213,3 +214,15 @@ def make_bundle(
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def host_runners(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both native runners for this machine."""
+    return build_runners("host", tmp_path_factory.mktemp("native") / "host")[0].parent
+
+
+@pytest.fixture(scope="session")
+def arm64_runners(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for 64-bit Arm under Linux."""
+    return build_runners("linux-arm64", tmp_path_factory.mktemp("native") / "linux-arm64")[0].parent

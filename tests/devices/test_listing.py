@@ -6,8 +6,20 @@ import json
 
 import pytest
 
+from devices import adb
 from devices.listing import list_devices
 from tests.command_line import handheld
+from toolkit.errors import DeviceError
+
+
+@pytest.fixture(autouse=True)
+def without_adb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To list phones starts an adb server, which would outlive the test."""
+
+    def missing() -> str:
+        raise DeviceError("adb: not found")
+
+    monkeypatch.setattr(adb, "adb_program", missing)
 
 
 def test_this_machine_is_always_there_and_ready() -> None:

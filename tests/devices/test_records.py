@@ -84,7 +84,7 @@ def test_record_survives_json_with_every_digit(make_record: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"obtained": "guessed"}, {"role": "nobody"}, {"colour": "red"}, {"threads": None}, {"latency": None}]
+    "change", [{"obtained": "guessed"}, {"role": "nobody"}, {"colour": "red"}, {"runtime": None}, {"latency": None}]
 )
 def test_record_with_an_unknown_word_key_or_gap_is_refused(make_record: Any, change: dict[str, object]) -> None:
     content = make_record().model_dump(mode="json")

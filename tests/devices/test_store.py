@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from devices import store
 from devices.records import Profile
 from devices.tables import Base
+from tests.command_line import handheld
 from toolkit.errors import UserError
 
 
@@ -143,7 +145,98 @@ def test_a_store_of_the_first_release_is_brought_up_to_date(make_record: Any, ur
     assert len(store.load(url)) == 2
 
 
+def test_a_team_store_without_its_driver_says_what_to_install() -> None:
+    with pytest.raises(UserError, match=r"psycopg2 is not installed; pip install 'handheld\[postgres\]'") as caught:
+        store.load("postgresql+psycopg2://someone:s3cret@host/profiles")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_lines_round_trip_a_record_a_line(make_record: Any, tmp_path: Path) -> None:
+    records = [make_record(times=[1 / 3], bundle="naïve\u2028name"), make_record(role="teacher", memory=None)]
+    store.write_lines(records, tmp_path / "out" / "all.jsonl")
+    assert store.read_lines(tmp_path / "out" / "all.jsonl") == records
+    lines = (tmp_path / "out" / "all.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["profile_line"] for line in lines] == [1, 1]
+
+
+def test_lines_of_several_files_in_one_are_read(make_record: Any, tmp_path: Path) -> None:
+    first, second = make_record(), make_record(session="b" * 32)
+    store.write_lines([first], tmp_path / "a.jsonl")
+    store.write_lines([second], tmp_path / "b.jsonl")
+    joined = tmp_path / "joined.jsonl"
+    joined.write_text((tmp_path / "a.jsonl").read_text() + "\n" + (tmp_path / "b.jsonl").read_text())
+    assert store.read_lines(joined) == [first, second]
+
+
+def test_a_record_that_is_there_is_not_brought_in_again(make_record: Any, url: str) -> None:
+    held, same_session, other = make_record(), make_record(target="reference"), make_record(session="b" * 32)
+    store.add([held], url)
+    assert store.bring_in([held, same_session, other, other], url) == 2
+    assert store.bring_in([held, same_session, other], url) == 0
+    assert store.load(url) == [held, same_session, other]
+
+
+def test_lines_of_an_earlier_release_are_brought_up_to_date(make_record: Any, tmp_path: Path) -> None:
+    content = make_record(times=[3.0, 4.0]).model_dump(mode="json")
+    content["record_version"], content["latency"]["iterations_ms"] = 1, [3.0, 4.0]
+    del content["latency"]["repeats"]
+    (tmp_path / "old.jsonl").write_text(json.dumps({"profile_line": 1, "record": content}))
+    (found,) = store.read_lines(tmp_path / "old.jsonl")
+    assert found.latency.iterations_ms == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"no json", "no profile record"),
+        (b"[]", "no profile record"),
+        (b'{"profile_line": 1}', "no profile record"),
+        (b'{"profile_line": 1, "record": 3}', "no profile record"),
+        (b"\xff", "no profile record"),
+        (b'{"profile_line": 2, "record": {"record_version": 2}}', "not a record of this release"),
+        (b'{"profile_line": 1, "record": {"record_version": 99}}', "not a record of this release"),
+    ],
+)
+def test_a_line_of_something_else_is_named(make_record: Any, tmp_path: Path, line: bytes, reason: str) -> None:
+    store.write_lines([make_record()], tmp_path / "all.jsonl")
+    with (tmp_path / "all.jsonl").open("ab") as file:
+        file.write(line)
+    with pytest.raises(UserError, match=rf"all\.jsonl, line 2: {reason}"):
+        store.read_lines(tmp_path / "all.jsonl")
+
+
+def test_a_missing_file_of_lines_is_refused_with_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.jsonl: no such file.*handheld profiles export"):
+        store.read_lines(tmp_path / "absent.jsonl")
+
+
+def test_the_command_line_takes_records_from_one_store_to_another(
+    make_record: Any, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.add([make_record(bundle="ours"), make_record(bundle="theirs")], url)
+    lines, other = tmp_path / "all.jsonl", f"sqlite:///{tmp_path / 'other.db'}"
+    assert handheld("profiles", "export", lines, "--store", url, "--bundle", "ours") == 0
+    assert handheld("profiles", "import", lines, "--store", other) == 0
+    assert "1 new records, 0 held already" in capsys.readouterr().out
+    assert handheld("profiles", "import", lines, "--store", other) == 0
+    assert "0 new records, 1 held already" in capsys.readouterr().out
+    assert handheld("profiles", "list", "--store", other, "--json") == 0
+    (session,) = json.loads(capsys.readouterr().out)
+    assert [record["bundle"] for record in session["records"]] == ["ours"]
+
+
 def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
     with store.opened(url) as engine, engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_several_threads_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/new.db"
+
+    def use(_: int) -> int:
+        with store.opened(url):
+            return 1
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        assert sum(pool.map(use, range(8))) == 8

@@ -34,18 +34,21 @@ def compare(
 ) -> None:
     """Compare two bundles, measured in turn in one session, or two files of profile records."""
     import devices
+    from devices.live import live
 
     limit = None if fail_if_slower is None else share(fail_if_slower)
-    found = devices.compare(
-        base,
-        new,
-        device,
-        iterations=iterations,
-        repeats=repeats,
-        threads=threads,
-        unlike=unlike,
-        store=store,
-    )
+    with live() as watch:
+        found = devices.compare(
+            base,
+            new,
+            device,
+            iterations=iterations,
+            repeats=repeats,
+            threads=threads,
+            unlike=unlike,
+            store=store,
+            watch=watch,
+        )
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:

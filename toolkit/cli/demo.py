@@ -30,6 +30,7 @@ def demo(
     import export
     import recipes
     from devices import store
+    from devices.live import live
 
     run, bundle, teacher = output / "run", output / "bundle", output / "teacher-bundle"
     _step(1, f"distil: recipe {RECIPE}")
@@ -46,7 +47,10 @@ def demo(
         raise CheckFailed(f"{bundle}: an artifact differs from PyTorch on this machine")
     _step(4, "profile: teacher and student on this host, interleaved")
     url = f"sqlite:///{output / 'profiles.db'}"
-    found = devices.profile([bundle, teacher], iterations=rounds, repeats=REPEATS, store=url, resume=True)
+    with live() as watch:
+        found = devices.profile(
+            [bundle, teacher], iterations=rounds, repeats=REPEATS, store=url, resume=True, watch=watch
+        )
     store.write_json(found, output / "profile.json")
     print_records(found.records)
     if found.troubles:

@@ -22,6 +22,7 @@ from toolkit.cli import (
     flow,
     inspect,
     profile,
+    profiles,
     recipes,
     report,
     verify,
@@ -49,6 +50,7 @@ app.command()(inspect.inspect)
 app.command()(verify.verify)
 app.add_typer(devices.app, name="devices")
 app.command()(profile.profile)
+app.add_typer(profiles.app, name="profiles")
 app.command()(compare.compare)
 app.command()(flow.flow)
 app.command()(report.report)

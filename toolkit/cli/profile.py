@@ -40,24 +40,27 @@ def profile(
     """Measure latency and memory on devices: load, first inference, warm-up, interleaved iterations."""
     import devices
     from devices import store as profiles
+    from devices.live import live
 
     profiles.check_writable(store)  # found out now, not after the measurement
     if json_file is not None:
         check_writable(json_file)
-    found = devices.profile(
-        bundles,
-        device or ["host"],
-        iterations=iterations,
-        repeats=repeats,
-        threads=threads,
-        operators=operators,
-        store=store,
-        resume=resume,
-        wait_s=wait,
-        fixed_clocks=fixed_clocks,
-        keep=keep,
-        lan=lan,
-    )
+    with live() as watch:
+        found = devices.profile(
+            bundles,
+            device or ["host"],
+            iterations=iterations,
+            repeats=repeats,
+            threads=threads,
+            operators=operators,
+            store=store,
+            resume=resume,
+            wait_s=wait,
+            fixed_clocks=fixed_clocks,
+            keep=keep,
+            lan=lan,
+            watch=watch,
+        )
     if json_file is not None:
         profiles.write_json(found, json_file)
     url = store or profiles.default_url()
@@ -91,7 +94,8 @@ def print_records(records: Sequence[ProfileRecord]) -> None:
         interval = "–" if between is None else f"{between.low:.1f} to {between.high:.1f}"
         rows.append([record.label, record.target, median, interval, *others, memory])
     rounds = f"{len(first.latency.iterations_ms)} rounds in {len(first.latency.repeats)} repeats"
-    title = f"{first.obtained} on {first.device.model}, {first.threads} threads, {rounds}"
+    threads = f"{first.threads} threads, " if first.threads is not None else ""
+    title = f"{first.obtained} on {first.device.model}, {threads}{rounds}"
     print_table(title, columns, rows)
     if first.interruptions:
         console.print(f"the session was resumed {first.interruptions} times; what it had found was kept")
