@@ -43,10 +43,11 @@ function made(tag, className, text) {
 // Two rows of the table: name and median, and below them, as wide as the table, what there is to say of them.
 function rows(candidate) {
   const name = made("td", "name", candidate.name);
-  if (candidate.emulated) name.append(made("span", "tag", "emulated"));
   const more = made("td", "more");
   more.colSpan = 2;
-  more.append(made("span", "how", `${candidate.bundle}, ${candidate.target}`), made("span", "how", candidate.runtime));
+  const which = made("span", "how", `${candidate.bundle}, ${candidate.target}`);
+  if (candidate.emulated) which.append(made("span", "tag", "emulated"));
+  more.append(which, made("span", "how", candidate.runtime));
   if (candidate.failed) more.append(made("span", "why", candidate.failed));
   else if (candidate.times.length > 1) more.append(bars(candidate.times));
   return [[name, figure(candidate)], [more]].map((cells) => {
