@@ -7,10 +7,12 @@ import hashlib
 import io
 import os
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import numpy as np
 import segno
@@ -35,6 +37,7 @@ PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 #: As many threads as ONNX Runtime Web takes of its own accord, at most.
 MOST_THREADS = 4
 TICK_S = 0.2
+LOOPBACK = "127.0.0.1"
 CERTIFICATE, CERTIFICATE_KEY = "HANDHELD_TLS_CERTIFICATE", "HANDHELD_TLS_KEY"
 
 
@@ -47,9 +50,18 @@ class Patience:
 
 
 def announce(address: str) -> None:
-    """Print the page's address, and on a terminal its QR code."""
+    """Print the page's address, what it takes to open it on a phone, and on a terminal its QR code."""
     console.print("open this page in the browser to measure:", highlight=False)
     console.print(address, highlight=False, soft_wrap=True, markup=False)
+    url = urlsplit(address)
+    if url.hostname == LOOPBACK:
+        hint = f"on an Android phone on a cable, after `adb reverse tcp:{url.port} tcp:{url.port}`; else see --lan"
+    elif url.scheme == "http":
+        hint = f"without a certificate ({CERTIFICATE}) browsers have one thread and no WebGPU or WebNN there"
+    else:
+        hint = ""
+    if hint:
+        console.print(hint, highlight=False, soft_wrap=True, markup=False)
     if console.is_terminal:
         drawn = io.StringIO()
         segno.make(address, error="l").terminal(drawn, compact=True)
@@ -68,7 +80,7 @@ def profile_browser(
     on a changed bundle, `UserError` on an unknown provider or where ONNX Runtime Web is not to be had, `DeviceError`
     where nobody came within `request.wait_s` or nothing could be run, `DeviceLost` where the page went away.
     """
-    asked = _asked(request.which)
+    asked, tls = _asked(request.which), _tls()
     sources = _sources(bundles)
     assets = browser_assets.assets()
     files, inputs = _files(sources)
@@ -78,7 +90,7 @@ def profile_browser(
 
     runtime = {name: assets.folder / name for name in browser_assets.FILES}
     site = Site(files, runtime, inputs, begin, request.wait_s, patience.closed_s)
-    asyncio.run(_serve(site, request, announce, patience))
+    asyncio.run(_serve(site, request, announce, patience, tls))
     return _result(site, request)
 
 
@@ -210,20 +222,26 @@ def lan_address() -> str:
 
 def _tls() -> dict[str, str]:
     """The user's own certificate and key, as uvicorn names them; empty where none are named."""
-    found = {"ssl_certfile": os.environ.get(CERTIFICATE), "ssl_keyfile": os.environ.get(CERTIFICATE_KEY)}
-    named = {name: path for name, path in found.items() if path}
-    if len(named) == 1:
+    certificate, key = os.environ.get(CERTIFICATE), os.environ.get(CERTIFICATE_KEY)
+    if not certificate and not key:
+        return {}
+    if not certificate or not key:
         raise UserError(f"{CERTIFICATE} and {CERTIFICATE_KEY}: name both files, or neither")
-    for path in named.values():
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such file of a certificate or key; see {CERTIFICATE} and {CERTIFICATE_KEY}")
-    return named
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        reason = str(error.strerror or error)
+        raise UserError(
+            f"{certificate}, {key}: no PEM certificate and its key without a password ({reason})"
+        ) from error
+    return {"ssl_certfile": certificate, "ssl_keyfile": key}
 
 
-async def _serve(site: Site, request: Request, announce: Callable[[str], None], patience: Patience) -> None:
+async def _serve(
+    site: Site, request: Request, announce: Callable[[str], None], patience: Patience, tls: dict[str, str]
+) -> None:
     """Serve until the visits are over; what is unfinished then stays in the store."""
-    tls = _tls()
-    host = lan_address() if request.lan else "127.0.0.1"
+    host = lan_address() if request.lan else LOOPBACK
     with socket.create_server((host, 0)) as listening:
         config = uvicorn.Config(
             site.app(),

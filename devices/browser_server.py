@@ -22,7 +22,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from devices.browser_facts import Facts
-from devices.browser_visit import MESSAGE, Done, Operators, Refused, Visit, work
+from devices.browser_messages import MESSAGE, Done, Operators
+from devices.browser_visit import Refused, Visit, work
 from devices.sessions import Stopped
 
 PAGE = Path(__file__).parent / "runners" / "web"
@@ -168,7 +169,7 @@ class Site:
         visit.check(request.path_params["run"])
         parity = visit.prove(candidate, content)
         if parity is None:
-            raise Refused(422, "the output is wrong on this device, so it is not timed")
+            raise Refused(422, str(visit.failed(candidate)))
         return JSONResponse({"parity": str(parity)})
 
     async def _say(self, request: HttpRequest) -> Response:

@@ -10,26 +10,23 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, TypeAdapter
 
 from devices import protocol, sessions
 from devices.bench import DeviceLost
-from devices.browser_facts import Facts, Positive, Text
+from devices.browser_facts import Facts
+from devices.browser_messages import LONGEST_BATCH, Begin, Done, GaveUp, Message, Operators, Ready, Taken, Trouble
 from devices.journal import Journal
 from devices.parities import prove, sample, signature, tolerance
 from devices.records import OperatorTime, Profile
 from devices.sessions import Failed, Plan, Session, Source, Stopped
 from toolkit.errors import DeviceError
 from toolkit.parity import Parity
-from toolkit.schema import StrictModel
 
 #: Times shorter than this many steps of the clock are those of a batch of calls.
 CLOCK_STEPS = 20
-LONGEST_BATCH = 10_000
-MOST_OPERATORS = 1000
 #: Runs of the operator pass, its first left out.
 OPERATOR_RUNS = 5
 #: What ONNX Runtime calls the provider of the processor.
@@ -55,70 +52,6 @@ class Refused(Exception):
         super().__init__(reason)
         self.status = status
 
-
-class Ready(StrictModel):
-    """A candidate was loaded, its output sent and found right, and it was warmed up."""
-
-    kind: Literal["ready"]
-    candidate: int
-    load_ms: Positive
-    first_ms: Positive
-    warmup_ms: Annotated[list[Positive], Field(min_length=1, max_length=protocol.WARMUP_LIMIT)]
-    batch: Annotated[int, Field(ge=1, le=LONGEST_BATCH)] = 1
-
-
-class Begin(StrictModel):
-    """Rounds of a repeat begin after a wait."""
-
-    kind: Literal["begin"]
-    repeat: int
-    waited_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Taken(StrictModel):
-    """The times of round `number`, counted from 0 over all repeats; None for candidates that are not called."""
-
-    kind: Literal["round"]
-    number: int
-    times_ms: list[Positive | None]
-
-
-class Told(StrictModel):
-    """One row of the runtime's own profile: mean ms and calls an inference of one kind of operator by one provider."""
-
-    operator: Text
-    provider: Text
-    ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    calls: Annotated[int, Field(ge=1)]
-
-
-class Operators(StrictModel):
-    kind: Literal["operators"]
-    candidate: int
-    rows: Annotated[list[Told], Field(max_length=MOST_OPERATORS)]
-
-
-class Trouble(StrictModel):
-    """A candidate cannot be loaded or run."""
-
-    kind: Literal["failed"]
-    candidate: int
-    reason: Text
-
-
-class Done(StrictModel):
-    kind: Literal["done"]
-
-
-class GaveUp(StrictModel):
-    """The page itself failed."""
-
-    kind: Literal["gave up"]
-    reason: Text
-
-
-Message = Annotated[Ready | Begin | Taken | Operators | Trouble | Done | GaveUp, Field(discriminator="kind")]
-MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 State = Literal["new", "under way", "done", "lost", "stopped"]
 
@@ -196,9 +129,9 @@ class Visit:
         return self._sources[candidate]
 
     def failed(self, candidate: int) -> str | None:
-        """Why a candidate failed; None where it did not."""
+        """Why a candidate failed, as the page may show it: without the file's path. None where it did not."""
         found = self.session.of(Failed, candidate)
-        return found.reason if isinstance(found, Failed) else None
+        return found.reason.removeprefix(f"{self._sources[candidate].path}: ") if isinstance(found, Failed) else None
 
     def output_bytes(self, candidate: int) -> int:
         """The size of all outputs of a candidate, one behind the other."""
@@ -346,7 +279,7 @@ class Visit:
             profile = self.session.profile()
         except DeviceError as error:
             self._abandon("done", error)
-            raise Refused(409, str(error)) from error
+            raise Refused(409, "nothing could be measured; the reasons are below") from error
         self._ending.close()
         self.profile, self.state = profile, "done"
 

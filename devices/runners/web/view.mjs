@@ -26,11 +26,11 @@ export function finish(work) {
 }
 
 export function draw(work) {
-  at("device").textContent = work.device === work.system ? work.device : `${work.device}, ${work.system}`;
+  at("device").textContent = work.device.endsWith(work.system) ? work.device : `${work.device}, ${work.system}`;
   at("bar").max = work.rounds;
   at("bar").value = work.done;
   at("results").hidden = false;
-  at("rows").replaceChildren(...work.candidates.map(row));
+  at("rows").replaceChildren(...work.candidates.flatMap(rows));
 }
 
 function made(tag, className, text) {
@@ -40,21 +40,26 @@ function made(tag, className, text) {
   return element;
 }
 
-function row(candidate) {
-  const line = made("tr");
-  const what = made("td");
-  what.append(made("span", "name", candidate.name));
-  if (candidate.emulated) what.append(made("span", "tag", "emulated"));
-  what.append(made("span", "how", `${candidate.bundle}, ${candidate.target}`), made("span", "how", candidate.runtime));
-  if (candidate.failed) what.append(made("span", "why", candidate.failed));
-  else if (candidate.times.length > 1) what.append(bars(candidate.times));
-  line.append(what, figure(candidate));
-  return line;
+// Two rows of the table: name and median, and below them, as wide as the table, what there is to say of them.
+function rows(candidate) {
+  const name = made("td", "name", candidate.name);
+  const more = made("td", "more");
+  more.colSpan = 2;
+  const which = made("span", "how", `${candidate.bundle}, ${candidate.target}`);
+  if (candidate.emulated) which.append(made("span", "tag", "emulated"));
+  more.append(which, made("span", "how", candidate.runtime));
+  if (candidate.failed) more.append(made("span", "why", candidate.failed));
+  else if (candidate.times.length > 1) more.append(bars(candidate.times));
+  return [[name, figure(candidate)], [more]].map((cells) => {
+    const line = made("tr");
+    line.append(...cells);
+    return line;
+  });
 }
 
 function figure(candidate) {
   const cell = made("td", "figure");
-  if (candidate.failed) cell.append(made("span", "why", "failed"));
+  if (candidate.failed) cell.append(made("span", "bad", "failed"));
   else if (!candidate.times.length) cell.append(made("span", "", "waiting"));
   else {
     const sorted = [...candidate.times].sort((a, b) => a - b);
