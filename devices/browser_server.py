@@ -77,7 +77,7 @@ class Site:
         self.begin, self.hidden_s, self.closed_s = begin, hidden_s, closed_s
         self.visits: dict[str, Visit] = {}
         self.stopped = False
-        self.error: BaseException | None = None  # what no visitor is to blame for
+        self.error: Exception | None = None  # what no visitor is to blame for
         self.refused: str | None = None
 
     def app(self) -> ASGIApp:
@@ -100,7 +100,7 @@ class Site:
                 await inner(scope, receive, _with_headers(send))
             except ClientDisconnect:
                 return  # it went away in the middle of a body
-            except BaseException as error:
+            except Exception as error:
                 self.error = error
                 raise
 

@@ -71,7 +71,7 @@ class Visit:
         self._ending = contextlib.ExitStack()
         self.session: Session
         self.facts: Facts
-        self._sources: Sequence[Source] = ()
+        self.sources: Sequence[Source] = ()
         self._version = ""
         self._proven: dict[int, Parity] = {}
         self._live: set[int] = set()
@@ -86,7 +86,7 @@ class Visit:
     ) -> None:
         """Begin the session; `sources` are those of its candidates, in their order."""
         self.session = self._ending.enter_context(journal.session(plan, resume))
-        self._sources, self.facts, self._version = sources, facts, version
+        self.sources, self.facts, self._version = sources, facts, version
         self.state = "under way"
 
     def load_page(self) -> None:
@@ -122,16 +122,16 @@ class Visit:
 
     def asked(self, candidate: int) -> Source:
         """The artifact of a candidate that has not failed; raises `Refused` where there is no such."""
-        if not 0 <= candidate < len(self._sources):
+        if not 0 <= candidate < len(self.sources):
             raise Refused(422, f"there is no candidate {candidate}")
         if self.session.of(Failed, candidate) is not None:
             raise Refused(409, f"candidate {candidate} has failed")
-        return self._sources[candidate]
+        return self.sources[candidate]
 
     def failed(self, candidate: int) -> str | None:
         """Why a candidate failed, as the page may show it: without the file's path. None where it did not."""
         found = self.session.of(Failed, candidate)
-        return found.reason.removeprefix(f"{self._sources[candidate].path}: ") if isinstance(found, Failed) else None
+        return found.reason.removeprefix(f"{self.sources[candidate].path}: ") if isinstance(found, Failed) else None
 
     def output_bytes(self, candidate: int) -> int:
         """The size of all outputs of a candidate, one behind the other."""
@@ -235,7 +235,7 @@ class Visit:
         if not left or said.number != left[0][1] or self._began != left[0][0]:
             raise Refused(409, f"round {said.number} is not the next one")
         timed = {number for number, time_ms in enumerate(said.times_ms) if time_ms is not None}
-        if len(said.times_ms) != len(self._sources) or timed != self._live:
+        if len(said.times_ms) != len(self.sources) or timed != self._live:
             raise Refused(422, "a round has one time of each candidate that is ready")
         self.session.add(sessions.Round(times_ms=list(said.times_ms)))
 
@@ -272,7 +272,7 @@ class Visit:
         self.session.add(Failed(candidate=candidate, reason=reason))
 
     def _done(self) -> None:
-        waiting = [n for n in range(len(self._sources)) if self.session.of(Failed, n) is None]
+        waiting = [n for n in range(len(self.sources)) if self.session.of(Failed, n) is None]
         if self.session.left() and waiting:
             raise Refused(409, "not all rounds are done")
         try:
@@ -297,7 +297,7 @@ def work(visit: Visit, files: dict[str, Any]) -> dict[str, Any]:
     schedule = session.plan.schedule
     candidates = []
     for number, planned in enumerate(session.plan.candidates):
-        source = visit._sources[number]
+        source = visit.sources[number]
         candidates.append(
             {
                 "number": number,

@@ -14,7 +14,7 @@ import pytest
 
 from devices import browser_assets, store
 from devices.bench import DeviceLost
-from devices.browser import Patience
+from devices.browser import CERTIFICATE, CERTIFICATE_KEY, Patience
 from devices.protocol import Schedule
 from devices.sessions import Stopped
 from tests.devices.browsers import Profiling, profiling
@@ -285,6 +285,8 @@ def test_a_page_that_fails_says_why_and_what_it_measured_is_safe(under_way: Prof
     page.begin()
     page.ready(0, frames)
     page.rounds([1.0], most=2)
+    with pytest.raises(httpx.HTTPStatusError):
+        page.say("begin", repeat=9, waited_s=0)  # what is refused is no message
     page.say("gave up", reason="out of memory")
     with pytest.raises(DeviceLost, match=r"the page failed \(out of memory\); 2 of 6 rounds are in the store"):
         under_way.result()
@@ -419,6 +421,25 @@ def test_a_profile_that_is_stopped_ends_though_nobody_came(make_bundle: MakeBund
         under_way.journal.stop()
         with pytest.raises(Stopped):
             under_way.result()
+
+
+def test_a_certificate_needs_its_key(make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CERTIFICATE, str(tmp_path / "certificate.pem"))
+    with profiling([make_bundle()]) as under_way, pytest.raises(UserError, match="name both files, or neither"):
+        under_way.result()
+    monkeypatch.setenv(CERTIFICATE_KEY, str(tmp_path / "key.pem"))
+    with profiling([make_bundle("other")]) as under_way, pytest.raises(UserError, match="no PEM certificate"):
+        under_way.result()
+
+
+def test_a_defect_here_ends_the_command_and_is_not_hidden(under_way: Profiling, frames: np.ndarray) -> None:
+    page = Page(under_way.address)
+    page.begin()
+    (under_way.bundles[0] / "sample.npz").unlink()
+    with pytest.raises(httpx.HTTPError):
+        page.outputs(0, frames)
+    with pytest.raises(FileNotFoundError):
+        under_way.result()
 
 
 def test_a_bundle_without_onnx_is_refused(make_bundle: MakeBundle, make_record: Any) -> None:

@@ -43,10 +43,12 @@ async function post(path, body, type = "application/json") {
   }
 }
 
-// Messages are numbered, so that one that is sent again, for its answer was lost, counts once.
-function tell(message) {
+// Messages are numbered, so that one that is sent again, for its answer was lost, counts once. One that is refused does
+// not count.
+async function tell(message) {
+  const answer = await post(`api/${work.run}/say/${said + 1}`, JSON.stringify(message));
   said += 1;
-  return post(`api/${work.run}/say/${said}`, JSON.stringify(message));
+  return answer;
 }
 
 // A word that needs no answer.
