@@ -14,8 +14,8 @@ from pathlib import Path
 import export
 from benchmarks import results_file
 from devices import store
-from devices.report_sessions import speedups
-from devices.report_sources import read_run
+from devices.report.sources import read_run
+from devices.report.views import speedups
 from toolkit.bundle import read_manifest
 from toolkit.cli.output import console, print_table
 

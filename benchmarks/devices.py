@@ -25,12 +25,12 @@ import export
 from benchmarks import results_file
 from benchmarks.bars import at_least, print_bars
 from devices import store
+from devices.android.runner_build import build_runners
 from devices.live import live
 from devices.protocol import Schedule
 from devices.records import Obtained, Profile, ProfileRecord
-from devices.runner_build import build_runners
-from tests.devices.browsers import SOFTWARE_GPU, chromium, profiling
-from tests.devices.loopback.fleet import Handset, fleet
+from tests.devices.android.loopback.fleet import Handset, fleet
+from tests.devices.browser.browsers import SOFTWARE_GPU, chromium, profiling
 from toolkit.cli.output import console, print_table
 from toolkit.cli.runs import find_run
 from toolkit.quiet import hush_libraries

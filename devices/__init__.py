@@ -7,6 +7,6 @@ and `devices.interpolate` use a flow student here.
 from devices.comparison import compare
 from devices.optical_flow import flow, interpolate
 from devices.profiling import profile
-from devices.report import report
+from devices.report.page import report
 
 __all__ = ["compare", "flow", "interpolate", "profile", "report"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from devices.android import list_android
-from devices.apple import list_iphones, list_mac
-from devices.browser import list_browser
+from devices.android.profiler import list_android
+from devices.apple.profiler import list_iphones, list_mac
+from devices.browser.profiler import list_browser
 from devices.host import describe_host
 from devices.listed import Listed
 

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from devices.android import profile_android
-from devices.apple import profile_iphone
+from devices.android.profiler import profile_android
+from devices.apple.mac import profile_mac
+from devices.apple.profiler import profile_iphone
 from devices.bench import DeviceLost
-from devices.browser import profile_browser
+from devices.browser.profiler import profile_browser
 from devices.host import profile_host
 from devices.journal import Journal
-from devices.mac import profile_mac
 from devices.protocol import Schedule
 from devices.records import Profile
 from devices.requests import WAIT_S, Request

@@ -12,8 +12,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from devices.android.runner_build import build_runners
 from devices.records import Device, Latency, Memory, OperatorTime, ProfileRecord, Repeat
-from devices.runner_build import build_runners
 from toolkit.bundle import (
     Artifact,
     GraphFacts,

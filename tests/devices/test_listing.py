@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from devices import adb
+from devices.android import adb
 from devices.listing import list_devices
 from tests.command_line import handheld
 from toolkit.errors import DeviceError

@@ -13,7 +13,7 @@ from toolkit.cli.output import console, print_json, print_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devices.runner_files import RuntimeName
+    from devices.android.runner_files import RuntimeName
 
 app = typer.Typer(help="List devices; build what runs on them.", invoke_without_command=True)
 
@@ -46,8 +46,8 @@ def build_runner(
     output: Annotated[Path | None, typer.Option(help="Default: where `handheld profile` looks for them.")] = None,
 ) -> None:
     """Build the programs that run artifacts on Android phones."""
-    from devices.runner_build import build_runners
-    from devices.runner_files import RUNTIMES
+    from devices.android.runner_build import build_runners
+    from devices.android.runner_files import RUNTIMES
 
     programs = build_runners(
         platform,

@@ -104,7 +104,7 @@ def _adb() -> Finding:
 
 def _runners() -> Finding:
     """The programs that run artifacts on Android phones."""
-    from devices.runner_files import RUNTIMES, installed_runner
+    from devices.android.runner_files import RUNTIMES, installed_runner
 
     found = [runtime for runtime in RUNTIMES if installed_runner("arm64-v8a", runtime) is not None]
     remedy = "handheld devices build-runner --ndk PATH (docs/android.md)"
@@ -113,7 +113,7 @@ def _runners() -> Finding:
 
 def _browser() -> Finding:
     """What the page for browsers needs."""
-    from devices.browser_assets import cached
+    from devices.browser.assets import cached
 
     found = cached()
     seen = "" if found is None else found.version
@@ -122,9 +122,9 @@ def _browser() -> Finding:
 
 
 def _apple() -> list[Finding]:
-    from devices import apple
+    from devices.apple import profiler
 
-    return [Finding(f.capability, f.works, f.seen, f.remedy, required=False) for f in apple.findings()]
+    return [Finding(f.capability, f.works, f.seen, f.remedy, required=False) for f in profiler.findings()]
 
 
 def _guarded(name: str, check: Callable[[], Finding], remedy: str) -> Callable[[], Finding]:

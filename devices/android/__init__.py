@@ -1,0 +1,1 @@
+"""Android phones over adb: connection, facts, native runners and their build, stock binaries."""

@@ -1,0 +1,1 @@
+"""iPhones and Macs: devicectl, the runner app's jobs, Core ML."""
