@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -13,6 +14,7 @@ from devices.bench import DeviceLost
 STDIN, STDOUT, STDERR, EXIT = range(4)
 HEADER = struct.Struct("<BI")
 LOG_BYTES = 4000
+ARRIVED_S = 5.0
 
 
 class Stream:
@@ -34,12 +36,19 @@ class Stream:
         return self._log.decode(errors="replace")
 
     def write(self, line: str) -> None:
-        """Send a line to the command's standard input."""
+        """Send a line to the command's standard input; nothing where it has ended, which reading tells."""
         data = line.encode() + b"\n"
         try:
-            self._socket.sendall(HEADER.pack(STDIN, len(data)) + data if self._has_protocol else data)
+            self._take_arrived()
+            if not self._ended:
+                self._socket.sendall(HEADER.pack(STDIN, len(data)) + data if self._has_protocol else data)
         except (ConnectionError, TimeoutError) as error:
             raise DeviceLost(f"{self._name}: the connection is gone") from error
+
+    def _take_arrived(self) -> None:
+        """Read what is there already: a command that was killed meanwhile has left its exit code."""
+        while not self._ended and select.select([self._socket], [], [], 0)[0]:
+            self._receive(time.monotonic() + ARRIVED_S, ARRIVED_S)
 
     def read_line(self, timeout_s: float) -> str | None:
         """The next line without its end; None where the command has ended.

@@ -61,12 +61,12 @@ class AndroidCandidate:
         runner: NativeRunner,
         ready: native_runner.Ready,
         first_ms: float,
+        parity: Parity,
         operators: Callable[[], list[OperatorTime]],
         end: Callable[[], None],
     ) -> None:
         self._runner, self._operators, self._end = runner, operators, end
-        self.runtime, self.load_ms, self.first_ms = ready.runtime, ready.load_ms, first_ms
-        self.parity: Parity
+        self.runtime, self.load_ms, self.first_ms, self.parity = ready.runtime, ready.load_ms, first_ms, parity
 
     def measure(self) -> float:
         """One call to wake the clocks that sank while others ran, then the timed one."""
@@ -90,20 +90,14 @@ class AndroidBench:
 
     def load(self, source: Source) -> AndroidCandidate:
         staged = self._stage(source)
-        with ExitStack() as stack:
+        with ExitStack() as stack:  # what was started ends where a step fails; else when the candidate is closed
             runner = stack.enter_context(self._started(source, staged))
             ready = runner.ready()
             first_ms = runner.run(0)
-            outputs = self._outputs(runner, source)
-            candidate = AndroidCandidate(
-                runner, ready, first_ms, lambda: self._operator_times(source, staged), stack.pop_all().close
+            parity = self._prove(source, self._outputs(runner, source), ready.runtime)
+            return AndroidCandidate(
+                runner, ready, first_ms, parity, lambda: self._operator_times(source, staged), stack.pop_all().close
             )
-        try:
-            candidate.parity = self._prove(source, outputs, ready.runtime)
-        except DeviceError:
-            candidate.close()
-            raise
-        return candidate
 
     def memory(self, source: Source) -> Memory:
         with self._started(source, self._stage(source), "--memory") as runner:

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 
 from devices import android_facts as facts
 from devices.adb import Phone
+from devices.bench import DeviceLost
 from devices.records import Device
 from toolkit.errors import DeviceError
 
+FACT_S = 15.0
 FIXED = "cmd power set-fixed-performance-mode-enabled"
 
 
@@ -54,8 +56,8 @@ def held_clocks(phone: Phone, wanted: bool) -> Iterator[Clocks]:
 def describe(phone: Phone, props: dict[str, str], clocks: Clocks) -> Device:
     """This device, as far as it tells."""
     cores = read_cores(phone)
-    battery = facts.read_battery(phone.shell("dumpsys battery").out)
-    screen = facts.read_screen(phone.shell("dumpsys power").out)
+    battery = facts.read_battery(_told(phone, "dumpsys battery"))
+    screen = facts.read_screen(_told(phone, "dumpsys power"))
     details = {
         "serial": phone.serial,
         "soc": facts.soc(props),
@@ -71,7 +73,7 @@ def describe(phone: Phone, props: dict[str, str], clocks: Clocks) -> Device:
         model=facts.model(props),
         system=facts.system(props),
         cores=cores.count,
-        memory_bytes=facts.read_memory_bytes(phone.shell("cat /proc/meminfo").out),
+        memory_bytes=facts.read_memory_bytes(_told(phone, "cat /proc/meminfo")),
         clock_mhz=cores.clock_mhz,
         temperature_c=temperature(phone),
         others_share=None,
@@ -99,11 +101,21 @@ def clock_mhz(phone: Phone) -> float | None:
 
 def temperature(phone: Phone) -> float | None:
     """How warm the device is, in degrees Celsius; None where nothing tells."""
-    sensors = facts.read_thermal(phone.shell("dumpsys thermalservice").out)
-    battery = facts.read_battery(phone.shell("dumpsys battery").out)
+    sensors = facts.read_thermal(_told(phone, "dumpsys thermalservice"))
+    battery = facts.read_battery(_told(phone, "dumpsys battery"))
     zones = {} if sensors or battery.celsius else facts.read_zones(_files(phone, facts.ZONE_FILES))
     return facts.device_celsius(sensors, battery, zones)
 
 
 def _files(phone: Phone, patterns: tuple[str, ...]) -> dict[str, str]:
-    return facts.read_files(phone.shell(f"grep -sH . {' '.join(patterns)}").out)
+    return facts.read_files(_told(phone, f"grep -sH . {' '.join(patterns)}"))
+
+
+def _told(phone: Phone, command: str) -> str:
+    """What a command prints; nothing where it does not answer: a fact is unknown then, and no reason to stop."""
+    try:
+        return phone.shell(command, FACT_S).out
+    except DeviceLost:
+        raise
+    except DeviceError:
+        return ""

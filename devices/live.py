@@ -21,7 +21,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from devices.sessions import Began, Event, Failed, Loaded, MemoryFound, OperatorsFound, Round, Session
+from devices.sessions import (
+    Began,
+    Event,
+    Failed,
+    Loaded,
+    MemoryFound,
+    OperatorsFound,
+    PlacementFound,
+    Planned,
+    Round,
+    Session,
+)
 from toolkit import progress
 
 TIMES_A_SECOND = 4
@@ -61,7 +72,7 @@ class Progress:
         """All of it in one line, for a log."""
         plan = self.session.plan
         medians = [
-            f"{planned.role} {planned.target} {median:.1f} ms"
+            f"{name(planned)} {median:.1f} ms"
             for number, planned in enumerate(plan.candidates)
             if (median := self.p50(number)) is not None
         ]
@@ -89,10 +100,11 @@ class Progress:
             self.said = f"took the memory of {self._name(event.candidate)}"
         elif isinstance(event, OperatorsFound):
             self.said = f"took the operators of {self._name(event.candidate)}"
+        elif isinstance(event, PlacementFound):
+            self.said = f"asked where {self._name(event.candidate)} runs"
 
     def _name(self, candidate: int) -> str:
-        planned = self.session.plan.candidates[candidate]
-        return f"{planned.role} {planned.target}"
+        return name(self.session.plan.candidates[candidate])
 
 
 class Live:
@@ -181,10 +193,15 @@ def panel(state: Progress) -> Panel:
         what: Text = Text(spark(latest), "cyan")
         if number in state.failed:
             what = Text(" ".join(state.failed[number].split()), "red")
-        table.add_row(Text(f"{planned.role} {planned.target}"), *figures, what)
+        table.add_row(Text(name(planned)), *figures, what)
     device = plan.device
     title = Text.assemble((device.model, "bold"), f" {plan.obtained}" if plan.obtained != "measured" else "")
     return Panel(Group(_status(state), table), title=title, title_align="left", border_style="dim", padding=(0, 1))
+
+
+def name(planned: Planned) -> str:
+    """A candidate's role and target, and what may run it where that is a choice."""
+    return " ".join(filter(None, (planned.role, planned.target, planned.compute_units, planned.provider)))
 
 
 def spark(times: Any) -> str:

@@ -10,6 +10,7 @@
 6. Operators in a pass of their own, since profiling slows what it measures.
 
 Every time is kept, outliers included. Every finished round is in the store before the next one begins.
+docs/protocol.md has it in full, with what each kind of device does.
 """
 
 from __future__ import annotations

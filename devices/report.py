@@ -74,7 +74,7 @@ def tiles(sources: Sources, sessions: Sequence[report_sessions.SessionView]) -> 
     for view in [view for view in sessions if view.records][:1]:
         for entry in view.speedups:
             if entry["runtime"].startswith("ONNX"):
-                note = f"{view.obtained}, p50, {view.records[0].threads} threads, one session"
+                note = f"{view.obtained}, p50{view.threads}, one session"
                 label = "the speed of the teacher's decoder in ONNX Runtime"
                 found.append({"value": f"{entry['ratio']:.1f}x", "label": label, "note": note})
     for manifest in [m for m in sources.bundles if m.model.role == "student"][:1]:

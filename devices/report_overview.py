@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import itertools
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from devices.records import Device, Failure, Obtained, ProfileRecord
-from devices.report_charts import ROLES, axis, shown_ms
+from devices.report_charts import CAPTION, ROLES, axis, shown_ms
 from devices.report_figures import to_html
 from devices.report_sources import Sources, both
 from toolkit.evaluation import AnyEvaluation, FlowEvaluation
 
 #: A device as the page tells it from others, and how its figures came about.
 Place = tuple[str, str, str, bool, str]
-#: An artifact by name: bundle, role, target.
+#: An artifact by name: bundle, role, target with the compute units or provider that may run it.
 Subject = tuple[str, str, str]
 POINTS = ("#2f6fed", "#c9822b", "#2a9d6e", "#8a63d2", "#d1495b", "#3d9bb8")
 PANEL, GAP = 90, 50  # pixels
@@ -119,7 +120,7 @@ def history(records: Sequence[ProfileRecord]) -> list[Chart]:
     for place, mine in _by_device(records).items():
         series: defaultdict[tuple[Subject, str, int | None], list[ProfileRecord]] = defaultdict(list)
         for record in sorted(mine, key=lambda r: r.created):
-            series[_subject(record), record.runtime.rsplit(" ", 1)[0], record.threads].append(record)
+            series[_subject(record), record.runs_on, record.threads].append(record)
         several = {key: rows for key, rows in series.items() if len({row.session for row in rows}) > 1}
         if several:
             found.append(Chart(f"{place[2]} ({describe(mine[0].device)}), {place[4]}", _history(several)))
@@ -161,8 +162,14 @@ def describe(device: Device) -> str:
     return f"{device.kind}, {device.system}{', emulated' if device.emulated else ''}"
 
 
+def threads_of(threads: int | None) -> str:
+    """The threads behind a runtime's name; nothing where it divides the work itself."""
+    return "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}"
+
+
 def _subject(record: ProfileRecord | Failure) -> Subject:
-    return record.bundle, record.role, record.target
+    where = record.compute_units or record.provider
+    return record.bundle, record.role, record.target if where is None else f"{record.target}, {where}"
 
 
 def _failed_on(failure: Failure, by_device: Mapping[Place, Device]) -> tuple[Place, Subject]:
@@ -234,7 +241,7 @@ def _front(points: Sequence[_Point], is_flow: bool) -> str:
         figure.add_scatter(
             x=[record.latency.p50],
             y=[point.quality],
-            name=html.escape(f"{record.role} · {record.target}"),
+            name=html.escape(" · ".join(_subject(record)[1:])),
             mode="markers",
             marker={"size": 12, "color": colour, "symbol": "diamond" if record.role == "teacher" else "circle"},
             text=[html.escape(f"{record.bundle}, {record.runtime}")],
@@ -279,7 +286,8 @@ def _history(series: Mapping[tuple[Subject, str, int | None], Sequence[ProfileRe
             col=1,
         )
         figure.add_annotation(
-            text="<br>".join(map(html.escape, (f"{role} · {target}, ms", f"{bundle}, {runtime}, {threads} threads"))),
+            text="<br>".join(map(html.escape, _history_caption(bundle, role, target, runtime + threads_of(threads)))),
+            font={"size": 11.5},
             x=0,
             xref="paper",
             xanchor="left",
@@ -292,6 +300,11 @@ def _history(series: Mapping[tuple[Subject, str, int | None], Sequence[ProfileRe
     figure.update_yaxes(nticks=4, rangemode="tozero")
     figure.update_layout(showlegend=False)
     return to_html(figure, height, top=GAP)
+
+
+def _history_caption(bundle: str, role: str, target: str, runs_on: str) -> list[str]:
+    """At most three lines that a phone's width holds."""
+    return [f"{role} · {target}, ms", *textwrap.wrap(f"{bundle}, {runs_on}", CAPTION, max_lines=2, placeholder=" …")]
 
 
 def _state(record: ProfileRecord) -> str:

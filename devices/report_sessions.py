@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from devices import report_charts
 from devices.records import Device, Failure, ProfileRecord, Repeat
-from devices.report_overview import describe
+from devices.report_overview import describe, threads_of
 from devices.report_sources import Sources, both
 
 UNKNOWN = "not told"
@@ -37,6 +37,7 @@ class SessionView:
     records: list[ProfileRecord]
     failures: list[Failure]
     meaning: str
+    threads: str
     cautions: list[str]
     facts: list[tuple[str, str]]
     speedups: list[dict[str, Any]]
@@ -105,6 +106,7 @@ def _view(session: str, records: Sequence[ProfileRecord], failures: Sequence[Fai
         records=mine,
         failures=failed,
         meaning=meaning(device, obtained) if mine else "",
+        threads=threads_of(mine[0].threads) if mine else "",
         cautions=_cautions(mine),
         facts=_facts(device, mine),
         speedups=speedups(mine),
@@ -176,7 +178,7 @@ def _facts(device: Device, records: Sequence[ProfileRecord]) -> list[tuple[str, 
     if records:
         first = records[0]
         facts += [
-            ("threads", str(first.threads)),
+            ("threads", "as the runtime decides" if first.threads is None else str(first.threads)),
             ("runtimes", ", ".join(dict.fromkeys(record.runtime for record in records))),
             ("protocol", f"version {first.protocol_version}"),
         ]

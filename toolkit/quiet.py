@@ -11,14 +11,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_HIDING = threading.RLock()
+
 
 def hush_libraries() -> None:
     """Only errors from the libraries we stand on; called once by the command line unless -v asks for more."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)  # some libraries set their loggers' levels anew when they are imported
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-
-_HIDING = threading.RLock()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from devices import native_runner, profile, runner_files, store
+from devices import android_state, native_runner, profile, runner_files, store
 from devices.bench import DeviceLost
 from devices.listed import Listed
 from devices.listing import list_devices
@@ -119,6 +119,16 @@ def test_an_old_phone_without_the_shell_protocol(phones: Fleet, measure: Measure
     assert record.operators
     assert phone.files == []
     wait_for_end_of(f"{phone.folder}/tmp/handheld/")
+
+
+def test_a_service_that_does_not_answer_leaves_a_fact_unknown(
+    phones: Fleet, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(android_state, "FACT_S", 1.0)
+    phones.add("pixel8", ["hang=dumpsys power"])
+    (record,) = measure().records
+    assert "screen" not in record.device.details
+    assert record.device.temperature_c == 31.5
 
 
 def test_an_emulator_is_labelled(phones: Fleet, measure: Measure) -> None:
@@ -262,6 +272,21 @@ def test_a_runner_that_hangs_is_left_out_and_the_others_go_on(
     check_nothing_left(phone)
 
 
+def test_a_runner_that_is_killed_between_rounds_is_left_out(
+    phones: Fleet, make_bundle: MakeBundle, installed: None
+) -> None:
+    phone = phones.add("pixel8", ["kill=30"])  # after at most 26 runs of two candidates before their rounds
+    bundles = [make_bundle("first"), make_bundle("second")]
+    found = profile(bundles, "android", iterations=20, repeats=1, operators=False)
+    (record,) = found.records
+    (failure,) = found.failures
+    assert {record.bundle, failure.bundle} == {"first", "second"}
+    assert len(record.latency.iterations_ms) == 20
+    assert record.interruptions == 0
+    assert "the runner ended by SIGKILL, probably out of memory" in failure.reason
+    check_nothing_left(phone)
+
+
 def test_a_connection_that_breaks_in_a_push_is_waited_for(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("pixel8", ["drop-push=1000"])
     assert measure().records
@@ -339,7 +364,7 @@ def test_no_phones_are_listed_where_adb_is_missing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("ANDROID_HOME", raising=False)
     monkeypatch.delenv("ANDROID_SDK_ROOT", raising=False)
-    assert [device.kind for device in list_devices()] == ["host"]
+    assert [device for device in list_devices() if device.kind == "android"] == []
 
 
 def held(phone: Handset) -> list[str]:

@@ -17,7 +17,9 @@ from toolkit.errors import CheckFailed, DeviceError, UserError
 
 
 def test_unknown_device_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"unknown device 'hots'\. Did you mean 'host'\? Known: host, iphone, mac\."):
+    with pytest.raises(
+        UserError, match=r"unknown device 'hots'\. Did you mean 'host'\? Known: android, browser, host, iphone, mac\."
+    ):
         devices.profile([], "hots")
 
 

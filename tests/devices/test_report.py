@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +15,11 @@ from safetensors.torch import save_file
 import devices
 from devices import store
 from devices.records import Profile
+from tests.devices.report_page import Page
 from toolkit.errors import CheckFailed, UserError
 from toolkit.parity import Parity, Tolerance
 
 HOSTILE = '<img src=x onerror=alert(1)> & "co"'
-
-
-class Page(HTMLParser):
-    """What a browser would see: tags, attributes that load something, table rows, text outside scripts and styles."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.tags: list[str] = []
-        self.loads: list[str] = []
-        self.rows: list[list[str]] = []
-        self.styles = ""
-        self.text = ""
-        self._raw = ""
-        self._in_cell = False
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.loads += [value or "" for key, value in attrs if key in {"src", "href", "srcset", "data", "action"}]
-        self.styles += "".join(value or "" for key, value in attrs if key == "style")
-        self._raw = tag if tag in {"script", "style"} else ""
-        if tag == "tr":
-            self.rows.append([])
-        if tag in {"td", "th"}:
-            self.rows[-1].append("")
-            self._in_cell = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self._raw = ""
-        if tag in {"td", "th"}:
-            self._in_cell = False
-
-    def handle_data(self, data: str) -> None:
-        if self._raw == "style":
-            self.styles += data
-        if self._raw:
-            return
-        self.text += data
-        if self._in_cell:
-            self.rows[-1][-1] += data
-
-    def row(self, *beginning: str) -> list[str]:
-        """The one table row that begins with these cells."""
-        [found] = [row for row in self.rows if row[: len(beginning)] == list(beginning)]
-        return [" ".join(cell.split()) for cell in found]
 
 
 def write_run(path: Path, name: str = "tiny-run", **changes: Any) -> Path:
@@ -307,7 +261,7 @@ def test_report_replaces_an_earlier_one(draw: Any, make_bundle: Any, tmp_path: P
 def test_path_that_is_nothing_known_is_refused_and_no_page_written(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "notes.txt").write_text("notes")
-    with pytest.raises(UserError, match=rf"{name}: no run directory, bundle or \.json file"):
+    with pytest.raises(UserError, match=rf"{name}: no run directory, bundle, profile store \(\.db\) or \.json file"):
         devices.report([tmp_path / name], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 

@@ -1,4 +1,4 @@
-"""The runner app's Swift and its Xcode project, parsed; `test_swift_built.py` compiles the Swift where there is a compiler."""
+"""The runner app's Swift and its Xcode project, parsed. `test_swift_built.py` compiles it where there is a compiler."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tests.programs import needs
 
 pytestmark = [
     pytest.mark.slow,
-    needs("swiftc"),
+    needs("swiftc", everywhere=False),
     pytest.mark.skipif(sys.platform == "darwin", reason="the stand-ins are for systems without Apple's libraries"),
 ]
 

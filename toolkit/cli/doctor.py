@@ -29,7 +29,7 @@ class Finding:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Versions, which runtimes work, what is missing and the command that adds it."""
-    findings = [check() for check in CHECKS]
+    findings = [check() for check in CHECKS] + _apple()
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -102,9 +102,29 @@ def _adb() -> Finding:
     )
 
 
-def _xcrun() -> Finding:
-    path = shutil.which("xcrun")
-    return Finding("Xcode (iPhone)", path is not None, path or "", "install Xcode on a Mac", required=False)
+def _runners() -> Finding:
+    """The programs that run artifacts on Android phones."""
+    from devices.runner_files import RUNTIMES, installed_runner
+
+    found = [runtime for runtime in RUNTIMES if installed_runner("arm64-v8a", runtime) is not None]
+    remedy = "handheld devices build-runner --ndk PATH (docs/android.md)"
+    return Finding("runners for Android phones", bool(found), ", ".join(found), remedy, required=False)
+
+
+def _browser() -> Finding:
+    """What the page for browsers needs."""
+    from devices.browser_assets import cached
+
+    found = cached()
+    seen = "" if found is None else found.version
+    remedy = "fetched once, at the first profile with --device browser"
+    return Finding("ONNX Runtime Web (browsers)", found is not None, seen, remedy, required=False)
+
+
+def _apple() -> list[Finding]:
+    from devices import apple
+
+    return [Finding(f.capability, f.works, f.seen, f.remedy, required=False) for f in apple.findings()]
 
 
 def _guarded(name: str, check: Callable[[], Finding], remedy: str) -> Callable[[], Finding]:
@@ -127,5 +147,6 @@ CHECKS: list[Callable[[], Finding]] = [
     _guarded("Core ML conversion", _coremltools, "pip install coremltools==9.0"),
     _coreml_execution,
     _adb,
-    _xcrun,
+    _runners,
+    _browser,
 ]

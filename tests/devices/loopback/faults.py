@@ -10,6 +10,7 @@ KNOWN = {
     "drop-push": "the connection breaks after VALUE bytes of pushed files",
     "drop-run": "the connection breaks after VALUE timed runs, all programs together",
     "freeze": "the program that makes timed run VALUE, all programs counted, stops for ever after it",
+    "kill": "the program that makes timed run VALUE, all programs counted, is killed after it, as for want of memory",
     "full": "a file that is pushed finds no space",
     "hang": "a command that holds VALUE never answers",
     "exit": "every program ends at once with exit code VALUE",
@@ -18,7 +19,7 @@ KNOWN = {
 }
 
 #: Those that wait for their time, and happen once.
-COUNTED = ("drop-push", "drop-run", "freeze")
+COUNTED = ("drop-push", "drop-run", "freeze", "kill")
 
 
 @dataclass

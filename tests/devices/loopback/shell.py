@@ -175,7 +175,8 @@ class Shell:
         try:
             assert process.stderr is not None
             await asyncio.gather(self._out(process, command), self._err(process.stderr, command))
-            return await asyncio.wait_for(process.wait(), GRACE_S)
+            code = await asyncio.wait_for(process.wait(), GRACE_S)
+            return code if code >= 0 else 128 - code
         finally:
             feeding.cancel()
             await _end(process)
@@ -213,6 +214,8 @@ class Shell:
                 self._drop()
                 raise Closed
             await self._write(STDOUT, self.state.sandbox.outward(line), command)
+            if b'"ran"' in line and self._faults.counted("kill", 1):
+                os.killpg(process.pid, signal.SIGKILL)
 
     async def _err(self, output: asyncio.StreamReader, command: Command) -> None:
         while line := await output.readline():
