@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+import re
 
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+from devices.browser import profiler
 from devices.browser.facts import Adapter, Facts, Offer, describe
 
 APPLE = "AppleWebKit/605.1.15 (KHTML, like Gecko)"
@@ -95,3 +102,21 @@ def test_a_graphics_processor_that_the_processor_plays_is_emulated(
     adapter: dict[str, object], obtained: str | None
 ) -> None:
     assert Offer(provider="webgpu", adapter=Adapter.model_validate(adapter)).obtained == obtained
+
+
+HALVES = {" ": (0, 0), "▀": (255, 0), "▄": (0, 255), "█": (255, 255)}
+
+
+def test_the_address_is_printed_and_can_be_read_by_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, color_system=None)
+    monkeypatch.setattr(browser, "console", screen)
+    address = "http://127.0.0.1:40123/open/DaF99bgjBhiodjvfXaKcJAP_JHEtSxn1"
+    profiler.announce(address)
+    assert isinstance(screen.file, io.StringIO)
+    shown = re.sub(r"\x1b\[[\d;]*m", "", screen.file.getvalue()).splitlines()
+    assert address in shown
+    assert any("adb reverse tcp:40123 tcp:40123" in line for line in shown)
+    drawn = [line for line in shown if line and set(line) <= set(HALVES)]
+    picture = np.array([[HALVES[cell][half] for cell in line] for line in drawn for half in (0, 1)], np.uint8)
+    large = cv2.resize(picture, None, fx=8, fy=8, interpolation=cv2.INTER_NEAREST)
+    assert cv2.QRCodeDetector().detectAndDecode(large)[0] == address
