@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from devices.intervals import CONFIDENCE, RESAMPLES, SEED
+from devices.likeness import by_device, differences
 from devices.profiling import profile
 from devices.records import Failure, Profile, ProfileRecord
 from devices.sessions import Watch
@@ -22,7 +23,7 @@ from toolkit.side_by_side import Interval
 
 #: A change below this share is none, however sure it is.
 LEAST = 0.01
-#: Points of the time on an accelerator or in a delegate that may be lost before a candidate has moved off it.
+#: Points of what was on an accelerator or in a delegate that may be lost before a candidate has moved off it.
 MOVED = 0.05
 
 Bucket = Literal[
@@ -45,6 +46,7 @@ class Row(StrictModel):
     `paired` says that both were called in the same rounds, so that what slowed the device slowed both.
     """
 
+    device: str
     role: str
     target: str
     runtime: str
@@ -106,19 +108,31 @@ def compare(
 
 
 def compare_profiles(base: Profile, new: Profile, *, unlike: bool = False) -> Comparison:
-    """Compare candidates of one role, target and runtime, one after the other where several share these.
+    """Compare candidates of one device, role, target and runtime, one after the other where several share these.
 
-    Raises `UserError` where the two cannot be compared, for something else than the artifact differs too: the device,
-    its clocks, the threads, versions, the protocol. `unlike` compares them all the same.
+    Profiles of one device each are compared whatever their devices; of several, each device with itself. Raises
+    `UserError` where the two cannot be compared, for something else than the artifact differs too: the device, its
+    clocks, its temperature, the threads, versions, the protocol. `unlike` compares them all the same.
     """
     if not base.records or (not new.records and not new.failures):
         raise UserError("compare: a profile without any record; measure with `handheld profile BUNDLE --json FILE`")
-    differences = _differences(base, new)
-    if differences and not unlike:
+    before, after = by_device(base), by_device(new)
+    if len(before) == len(after) == 1:
+        pairs = [(base, new)]
+    else:
+        nothing = Profile(records=[])
+        pairs = [(before.get(name, nothing), after.get(name, nothing)) for name in dict.fromkeys([*before, *after])]
+    found = list(dict.fromkeys(each for pair in pairs if pair[0].records for each in differences(*pair)))
+    if found and not unlike:
         raise UserError(
-            f"compare: not measured alike ({'; '.join(differences)}); measure both in one session, as "
+            f"compare: not measured alike ({'; '.join(found)}); measure both in one session, as "
             "`handheld compare BASE_BUNDLE NEW_BUNDLE` does, or add --unlike"
         )
+    return Comparison(rows=[row for pair in pairs for row in _rows(*pair)], differences=found)
+
+
+def _rows(base: Profile, new: Profile) -> list[Row]:
+    """The rows of one device."""
     before, after, failed = _by_key(base.records), _by_key(new.records), _by_target(new.failures)
     rows = []
     for key, records in before.items():
@@ -127,11 +141,11 @@ def compare_profiles(base: Profile, new: Profile, *, unlike: bool = False) -> Co
             if number < len(others):
                 rows.append(_row(record, others[number]))
             else:
-                place = (record.role, record.target, record.compute_units, record.provider)
+                place = (record.role, record.target, record.unit)
                 rows.append(_missing(record, failed.get(place, [])))
     for key, records in after.items():
         rows += [_named(record, "new", new_ms=record.latency.p50) for record in records[len(before.get(key, [])) :]]
-    return Comparison(rows=rows, differences=differences)
+    return rows
 
 
 def ratio_interval(pairs: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, Interval | None]:
@@ -182,7 +196,7 @@ def _row(base: ProfileRecord, new: ProfileRecord) -> Row:
     bucket, reason = _bucket(ratio, interval), ""
     shares = [_accelerated(record) for record in (base, new)]
     if None not in shares and shares[1] < shares[0] - MOVED:  # type: ignore[operator]
-        bucket, reason = "moved off the accelerator", f"{shares[0]:.0%} of its time there before, {shares[1]:.0%} now"
+        bucket, reason = "moved off the accelerator", f"{shares[0]:.0%} of it there before, {shares[1]:.0%} now"
     return _named(
         new,
         bucket,
@@ -205,7 +219,14 @@ def _missing(base: ProfileRecord, failures: list[Failure]) -> Row:
 
 def _named(record: ProfileRecord, bucket: Bucket, **figures: object) -> Row:
     return Row.model_validate(
-        {"role": record.role, "target": record.target, "runtime": record.runs_on, "bucket": bucket, **figures}
+        {
+            "device": record.device.model,
+            "role": record.role,
+            "target": record.target,
+            "runtime": record.runs_on,
+            "bucket": bucket,
+            **figures,
+        }
     )
 
 
@@ -229,39 +250,15 @@ def _pairs(base: ProfileRecord, new: ProfileRecord) -> list[list[tuple[float, fl
 
 
 def _accelerated(record: ProfileRecord) -> float | None:
-    """The share of a candidate's time outside of plain CPU kernels; None where no operators are known."""
-    total = sum(row.ms for row in record.operators)
-    if not total:
-        return None
-    return sum(row.ms for row in record.operators if "CPU" not in row.unit) / total
+    """How much of a candidate is not left to plain CPU kernels, from 0 to 1; None where nothing is known of that.
 
-
-def _differences(base: Profile, new: Profile) -> list[str]:
-    """What else than the artifacts differs, in words."""
-    first = base.records[0]
-    found = []
-    for other in {record.session: record for record in new.records}.values():
-        for what, mine, theirs in (
-            ("device", _device(first), _device(other)),
-            ("clock mode", first.device.clock_mode, other.device.clock_mode),
-            ("charging", first.device.charging, other.device.charging),
-            ("threads", first.threads, other.threads),
-            ("protocol", first.protocol_version, other.protocol_version),
-            ("how obtained", first.obtained, other.obtained),
-        ):
-            if mine != theirs:
-                found.append(f"{what}: {mine} and {theirs}")
-    known = {(r.role, r.target, r.compute_units, r.provider): r.runtime for r in base.records}
-    for record in new.records:
-        runtime = known.get((record.role, record.target, record.compute_units, record.provider), record.runtime)
-        if runtime != record.runtime:
-            found.append(f"runtime of {record.target}: {runtime} and {record.runtime}")
-    return list(dict.fromkeys(found))
-
-
-def _device(record: ProfileRecord) -> str:
-    device = record.device
-    return f"{device.model} ({device.kind}, {device.system}{', emulated' if device.emulated else ''})"
+    Its share of the time where operators were timed; else of operators, as a browser's runtime tells or Core ML plans.
+    """
+    parts = [("CPU" not in row.unit, row.ms) for row in record.operators]
+    parts = parts or [(provider != "CPU", count) for provider, count in record.nodes.items()]
+    parts = parts or [(placed.unit not in ("cpu", "unknown"), placed.operators) for placed in record.placement]
+    total = sum(part for _, part in parts)
+    return sum(part for accelerated, part in parts if accelerated) / total if total else None
 
 
 def _by_key(records: Sequence[ProfileRecord]) -> dict[Key, list[ProfileRecord]]:
@@ -274,5 +271,5 @@ def _by_key(records: Sequence[ProfileRecord]) -> dict[Key, list[ProfileRecord]]:
 def _by_target(failures: Sequence[Failure]) -> dict[tuple[str | None, ...], list[Failure]]:
     found: defaultdict[tuple[str | None, ...], list[Failure]] = defaultdict(list)
     for failure in failures:
-        found[failure.role, failure.target, failure.compute_units, failure.provider].append(failure)
+        found[failure.role, failure.target, failure.unit].append(failure)
     return dict(found)

@@ -201,7 +201,7 @@ def panel(state: Progress) -> Panel:
 
 def name(planned: Planned) -> str:
     """A candidate's role and target, and what may run it where that is a choice."""
-    return " ".join(filter(None, (planned.role, planned.target, planned.compute_units, planned.provider)))
+    return " ".join(filter(None, (planned.role, planned.target, planned.unit)))
 
 
 def spark(times: Any) -> str:

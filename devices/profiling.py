@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from devices.android.profiler import profile_android
 from devices.apple.mac import profile_mac
@@ -15,7 +16,7 @@ from devices.browser.profiler import profile_browser
 from devices.host import profile_host
 from devices.journal import Journal
 from devices.protocol import Schedule
-from devices.records import Profile
+from devices.records import ComputeUnits, Profile
 from devices.requests import WAIT_S, Request
 from devices.sessions import Stopped, Watch
 from toolkit.bundle import read_manifest
@@ -46,6 +47,7 @@ def profile(
     fixed_clocks: bool = True,
     keep: bool = False,
     lan: bool = False,
+    compute_units: Sequence[ComputeUnits] = ("all",),
     watch: Watch | None = None,
 ) -> Profile:
     """Measure every artifact of `bundles` that a device can run, interleaved in one session a device.
@@ -56,7 +58,7 @@ def profile(
     `repeats` times `iterations` rounds are timed, with time to cool between repeats. `threads` is by default what suits
     the device; `operators` adds per-operator tables. Every finished round is in `store` (a SQLAlchemy URL; None for the
     user's own) at once, and the records when all is done. With `resume`, the last unfinished session that asked for the
-    same goes on. `wait_s`, `fixed_clocks`, `keep` and `lan` are those of `Request`; `watch` looks on.
+    same goes on. `wait_s`, `fixed_clocks`, `keep`, `lan` and `compute_units` are those of `Request`; `watch` looks on.
 
     Candidates that cannot be measured are failures of the profile, and a device that gives nothing, while others do, is
     one of its errors. Raises `UserError` on an unknown device and on a store that cannot be written, `CheckFailed` on a
@@ -66,6 +68,9 @@ def profile(
     for name in names:
         if _kind(name) not in PROFILERS:
             raise unknown_name("device", _kind(name), PROFILERS)
+    for unit in compute_units:
+        if unit not in get_args(ComputeUnits):
+            raise unknown_name("compute units", unit, get_args(ComputeUnits))
     for option, value in (("--iterations", iterations), ("--repeats", repeats)):
         if value < 1:
             raise UserError(f"{option} {value}: at least 1")
@@ -73,7 +78,7 @@ def profile(
         read_manifest(bundle)  # what is wrong with it is said once, before any device is looked for
     schedule = Schedule(repeats=repeats, iterations=iterations, operators=operators)
     journal = Journal(store, watch)
-    request = Request(journal, schedule, threads, resume, None, wait_s, fixed_clocks, keep, lan)
+    request = Request(journal, schedule, threads, resume, None, wait_s, fixed_clocks, keep, lan, tuple(compute_units))
     if len(names) == 1:
         return _measure(names[0], bundles, request)
     return _merged(_measure_all(names, bundles, request))

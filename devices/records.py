@@ -17,10 +17,12 @@ BUSY_SHARE = 0.15
 
 Obtained = Literal["measured", "planned", "estimated", "emulated"]
 DeviceKind = Literal["host", "android", "apple", "browser"]
-#: Which of a device's processors Core ML may use; which of them it does use, it decides itself.
+#: Core ML's compute units: which of a device's processors it may use. Which of them it does use, it decides itself.
 ComputeUnits = Literal["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine"]
 #: By what a browser's runtime computes: the processor, the graphics processor, or what the system offers for networks.
 Provider = Literal["wasm", "webgpu", "webnn"]
+#: What a candidate may run on, where that is a choice.
+Unit = Literal["all", "cpuOnly", "cpuAndGPU", "cpuAndNeuralEngine", "wasm", "webgpu", "webnn"]
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +165,8 @@ class Placement(StrictModel):
 class ProfileRecord(StrictModel):
     """One candidate, one device, one session. Records of one `session` were interleaved and may be set in ratio.
 
-    `threads` is None where a runtime divides the work itself, as Core ML does among the `compute_units` it may use.
+    `inputs` are the shapes of what it was called with, by name; empty in records of earlier releases. `threads` is None
+    where a runtime divides the work itself, as Core ML does among the compute units it may use.
     `place` says which of the bundles that were named it belongs to, from 0. `interruptions` counts how often the
     session was stopped and resumed; what it had measured was kept. `nodes` says how many operators of one inference ran
     by which execution provider, where the runtime has several and tells.
@@ -179,6 +182,7 @@ class ProfileRecord(StrictModel):
     target: str
     artifact_sha256: str
     artifact_bytes: int
+    inputs: dict[str, list[int]] = {}
     device: Device
     runtime: str
     threads: int | None
@@ -189,9 +193,8 @@ class ProfileRecord(StrictModel):
     operators: list[OperatorTime]
     parity: Parity
     interruptions: int = 0
-    compute_units: ComputeUnits | None = None
+    unit: Unit | None = None
     placement: list[Placement] = []
-    provider: Provider | None = None
     nodes: dict[str, int] = {}
 
     @property
@@ -205,9 +208,9 @@ class ProfileRecord(StrictModel):
 
     @property
     def runs_on(self) -> str:
-        """The runtime without its version, and the compute units that it may use."""
-        units = f", {self.compute_units}" if self.compute_units is not None else ""
-        return self.runtime.rsplit(" ", 1)[0] + units
+        """The runtime without its version, and what it may run on where its name does not say it."""
+        runtime = self.runtime.rsplit(" ", 1)[0]
+        return runtime if self.unit is None or self.unit in runtime else f"{runtime}, {self.unit}"
 
     def summary(self) -> dict[str, Any]:
         """The figures that a table shows."""
@@ -237,14 +240,12 @@ class Failure(StrictModel):
     device: Device
     kind: Literal["failed", "lost"]
     reason: str
-    compute_units: ComputeUnits | None = None
-    provider: Provider | None = None
+    unit: Unit | None = None
 
     def __str__(self) -> str:
         word = {"failed": "failed", "lost": "was not measured, for the device was lost"}[self.kind]
-        units = f" on {self.compute_units}" if self.compute_units is not None else ""
-        by = f" by {self.provider}" if self.provider is not None else ""
-        return f"{self.target}{units}{by} of {self.bundle} ({self.role}) {word}: {self.reason}"
+        on = f" on {self.unit}" if self.unit is not None else ""
+        return f"{self.target}{on} of {self.bundle} ({self.role}) {word}: {self.reason}"
 
 
 class Profile(StrictModel):

@@ -17,8 +17,8 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 from pydantic import Field
 
 from devices import protocol
+from devices.parities import signature
 from devices.records import (
-    ComputeUnits,
     Device,
     Failure,
     Latency,
@@ -28,8 +28,8 @@ from devices.records import (
     Placement,
     Profile,
     ProfileRecord,
-    Provider,
     Repeat,
+    Unit,
 )
 from toolkit.bundle import Manifest, versions
 from toolkit.errors import DeviceError
@@ -46,7 +46,7 @@ class Source(NamedTuple):
     manifest: Manifest
     target: str
     path: Path
-    compute_units: ComputeUnits | None = None
+    unit: Unit | None = None
 
 
 class Planned(StrictModel):
@@ -61,8 +61,8 @@ class Planned(StrictModel):
     target: str
     artifact_sha256: str
     artifact_bytes: int
-    compute_units: ComputeUnits | None = None
-    provider: Provider | None = None
+    inputs: dict[str, list[int]] = {}
+    unit: Unit | None = None
     obtained: Obtained | None = None
 
 
@@ -177,7 +177,8 @@ def plan(
                 target=source.target,
                 artifact_sha256=sha256(source.path),
                 artifact_bytes=size_bytes(source.path),
-                compute_units=source.compute_units,
+                inputs={info.name: list(info.shape) for info in signature(source.manifest).inputs},
+                unit=source.unit,
             )
             for source in candidates
         ],
@@ -289,7 +290,7 @@ class Session:
 
     def _failure(self, planned: Planned, reason: str, lost: bool) -> Failure:
         return Failure(
-            **planned.model_dump(exclude={"artifact_bytes", "obtained"}),
+            **planned.model_dump(exclude={"artifact_bytes", "inputs", "obtained"}),
             session=self.plan.session,
             created=self.plan.created,
             device=self.plan.device,

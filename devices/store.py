@@ -170,7 +170,7 @@ def _record(content: dict[str, Any], url: str) -> ProfileRecord:
 def _key(record: ProfileRecord) -> tuple[str | int, ...]:
     """What tells a record from all others."""
     named = record.place, record.bundle, record.role, record.target, record.runtime
-    return record.session, *named, str(record.compute_units), str(record.provider), record.artifact_sha256
+    return record.session, *named, str(record.unit), record.artifact_sha256
 
 
 def _engine(url: str) -> Engine:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from devices.records import ComputeUnits, Placement
+from devices.records import Placement, Unit
 
 #: coremltools' names of the compute units.
-UNITS: dict[ComputeUnits, str] = {
+UNITS: dict[Unit, str] = {
     "all": "ALL",
     "cpuOnly": "CPU_ONLY",
     "cpuAndGPU": "CPU_AND_GPU",
@@ -42,8 +42,8 @@ class Backend(Protocol):
         """A package made into the `.mlmodelc` folder that apps load."""
         ...
 
-    def load(self, compiled: Path, units: ComputeUnits) -> Model: ...
-    def plan(self, compiled: Path, units: ComputeUnits) -> list[Placement]: ...
+    def load(self, compiled: Path, units: Unit) -> Model: ...
+    def plan(self, compiled: Path, units: Unit) -> list[Placement]: ...
 
 
 class CoreMLTools:
@@ -57,12 +57,12 @@ class CoreMLTools:
 
         return Path(compile_model(str(package), str(into / f"{package.stem}.mlmodelc")))
 
-    def load(self, compiled: Path, units: ComputeUnits) -> Model:
+    def load(self, compiled: Path, units: Unit) -> Model:
         import coremltools
 
         return coremltools.models.CompiledMLModel(str(compiled), coremltools.ComputeUnit[UNITS[units]])
 
-    def plan(self, compiled: Path, units: ComputeUnits) -> list[Placement]:
+    def plan(self, compiled: Path, units: Unit) -> list[Placement]:
         import coremltools
         from coremltools.models.compute_plan import MLComputePlan
 

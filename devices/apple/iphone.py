@@ -206,7 +206,7 @@ class Measurement:
     def _plan(self) -> None:
         """Core ML's plan. Without one the figures are as good: it is not asked twice."""
         found = (n for n in self._alive() if self.session.of(sessions.PlacementFound, n) is None)
-        numbers = [n for n in found if self.session.plan.candidates[n].compute_units is not None]
+        numbers = [n for n in found if self.session.plan.candidates[n].unit is not None]
 
         def take(event: Told) -> None:
             if isinstance(event, jobs.Placed):
@@ -219,7 +219,7 @@ class Measurement:
 
     def _named(self, number: int) -> str:
         source = self.sources[number]
-        units = f" on {source.compute_units}" if source.compute_units is not None else ""
+        units = f" on {source.unit}" if source.unit is not None else ""
         return f"{source.path}{units}"
 
     def _model(self, number: int) -> str:
@@ -243,10 +243,10 @@ class Measurement:
         artifact = source.manifest.artifact(source.target)
         return JobCandidate(
             candidate=number,
-            runtime="coreml" if source.compute_units is not None else "executorch",
+            runtime="coreml" if source.unit is not None else "executorch",
             model=self._model(number),
             bytes=self.held.get(self._model(number), 0),
-            compute_units=source.compute_units,
+            compute_units=source.unit,
             stateful=parities.keeps_states(artifact),
             inputs=self._tensors(source),
             before=[

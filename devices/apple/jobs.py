@@ -27,7 +27,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from devices import protocol
-from devices.records import ComputeUnits, Placement
+from devices.records import Placement, Unit
 from toolkit.schema import StrictModel
 
 PROTOCOL = 1
@@ -60,7 +60,7 @@ class JobCandidate(StrictModel):
     runtime: RuntimeName
     model: str
     bytes: int
-    compute_units: ComputeUnits | None
+    compute_units: Unit | None
     stateful: bool
     inputs: list[Tensor]
     before: list[list[Tensor]] = []

@@ -81,8 +81,8 @@ class MacBench:
         feed = {info.name: sample.inputs[info.name].astype(info.dtype) for info in artifact.inputs}
         loaded: list[Model] = []
         outputs: dict[str, Any] = {}
-        assert source.compute_units is not None
-        units = source.compute_units
+        assert source.unit is not None
+        units = source.unit
 
         def call(given: dict[str, np.ndarray]) -> float:
             return protocol.timed(lambda: outputs.update(predict(loaded[0], given, state)))
@@ -101,7 +101,7 @@ class MacBench:
             raise DeviceError(f"{source.path}: has no output called {', '.join(missing)}; export again")
         expected = parities.sample(source.bundle, source.manifest).expected
         return parities.prove(
-            f"{source.path} on {source.compute_units}",
+            f"{source.path} on {source.unit}",
             [np.asarray(outputs[name], np.float32) for name in names],
             [expected[name] for name in names],
             parities.tolerance(source.manifest, source.target),
@@ -159,11 +159,11 @@ def add_placements(session: Session, sources: Sequence[Source], bench: MacBench)
     """Core ML's plan of every candidate that was measured. The figures stand without it."""
     for number, source in enumerate(sources):
         done = session.of(sessions.Failed, number) or session.of(sessions.PlacementFound, number)
-        if done is not None or source.compute_units is None:
+        if done is not None or source.unit is None:
             continue
         try:
             with runtime_failures(source.path, "coreml"):
-                placement = bench.backend.plan(bench.compiled(source), source.compute_units)
+                placement = bench.backend.plan(bench.compiled(source), source.unit)
         except DeviceError as error:
             session.say(f"no plan: {error}")
             continue
@@ -200,7 +200,7 @@ def measure_memory(source: Source, compiled: Path) -> Memory:
     """Peak memory of a process that loads and runs a compiled model; raises `DeviceError` where it fails."""
     artifact = source.manifest.artifact(source.target)
     stateful = "stateful" if parities.keeps_states(artifact) else "stateless"
-    words = [str(compiled), str(source.compute_units), str(source.bundle / SAMPLE), stateful]
+    words = [str(compiled), str(source.unit), str(source.bundle / SAMPLE), stateful]
     inputs = [f"{info.name}:{info.dtype}" for info in artifact.inputs]
     return memory.of_command([sys.executable, "-m", "devices.apple.mac", *words, *inputs], source.path)
 

@@ -184,7 +184,7 @@ def _begin(
     plan = sessions.plan(describe(facts), [s for _, s in pairs], _threads(facts, request), request.schedule)
     candidates = [
         planned.model_copy(
-            update={"provider": p, "obtained": offers[p].obtained if p in offers else None},
+            update={"unit": p, "obtained": offers[p].obtained if p in offers else None},
         )
         for planned, (p, _) in zip(plan.candidates, pairs, strict=True)
     ]
@@ -194,8 +194,8 @@ def _begin(
     taken = any(v.is_under_way and v.session.plan.fingerprint == plan.fingerprint for v in site.visits.values())
     visit.start(plan, [s for _, s in pairs], facts, version, request.journal, request.resume and not taken)
     for number, planned in enumerate(visit.session.plan.candidates):
-        if planned.provider not in offers and visit.session.of(Failed, number) is None:
-            reason = f"{planned.target}: this browser offers no {planned.provider} on this page"
+        if planned.unit not in offers and visit.session.of(Failed, number) is None:
+            reason = f"{planned.target}: this browser offers no {planned.unit} on this page"
             visit.session.add(Failed(candidate=number, reason=reason))
 
 

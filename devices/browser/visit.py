@@ -112,11 +112,11 @@ class Visit:
     def runtime(self, candidate: int) -> str:
         """What runs a candidate; the version comes last, as in all records."""
         planned = self.session.plan.candidates[candidate]
-        how = str(planned.provider)
-        if planned.provider == "wasm":
+        how = str(planned.unit)
+        if planned.unit == "wasm":
             threads = self.session.plan.threads or 1
             how += f", {threads} thread{'s' if threads > 1 else ''}"
-        elif planned.provider == "webnn" and (offer := self.facts.offer("webnn")) is not None and offer.unit:
+        elif planned.unit == "webnn" and (offer := self.facts.offer("webnn")) is not None and offer.unit:
             how += f", {offer.unit}"
         return f"ONNX Runtime Web ({how}) {self._version}"
 
@@ -245,7 +245,7 @@ class Visit:
         A candidate of which nothing ran by its provider has failed: its times are the processor's.
         """
         number = said.candidate
-        source, provider = self.asked(number), self.session.plan.candidates[number].provider
+        source, provider = self.asked(number), self.session.plan.candidates[number].unit
         nodes: Counter[str] = Counter()
         for row in said.rows:
             nodes[row.provider] += row.calls
@@ -301,10 +301,10 @@ def work(visit: Visit, files: dict[str, Any]) -> dict[str, Any]:
         candidates.append(
             {
                 "number": number,
-                "name": f"{planned.role} · {planned.provider}",
+                "name": f"{planned.role} · {planned.unit}",
                 "target": planned.target,
                 "bundle": planned.bundle,
-                "provider": planned.provider,
+                "provider": planned.unit,
                 "runtime": visit.runtime(number),
                 "emulated": planned.obtained == "emulated",
                 "model": planned.artifact_sha256,

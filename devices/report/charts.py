@@ -45,7 +45,7 @@ def captions(records: Sequence[ProfileRecord]) -> list[str]:
     """A name for each record, no two alike: role and target, and as much more as tells them apart."""
     parts = [[record.role, record.target] for record in records]
     further: tuple[Callable[[int], str], ...] = (
-        lambda n: records[n].provider or records[n].runs_on,
+        lambda n: records[n].unit or records[n].runs_on,
         lambda n: records[n].bundle,
         lambda n: f"no. {n + 1}",
     )

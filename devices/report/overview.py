@@ -168,7 +168,7 @@ def threads_of(threads: int | None) -> str:
 
 
 def _subject(record: ProfileRecord | Failure) -> Subject:
-    where = record.compute_units or record.provider
+    where = record.unit
     return record.bundle, record.role, record.target if where is None else f"{record.target}, {where}"
 
 

@@ -66,15 +66,15 @@ def views(sources: Sources) -> tuple[list[SessionView], list[SessionView]]:
 
 def speedups(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:
     """Teacher's p50 over student's, for each runtime that timed both in one session."""
-    teachers = {(r.runtime, r.compute_units): r for r in reversed(records) if r.role == "teacher"}
+    teachers = {(r.runtime, r.unit): r for r in reversed(records) if r.role == "teacher"}
     return [
         {
             "runtime": r.runtime,
             "target": r.target,
-            "ratio": teachers[r.runtime, r.compute_units].latency.p50 / r.latency.p50,
+            "ratio": teachers[r.runtime, r.unit].latency.p50 / r.latency.p50,
         }
         for r in records
-        if r.role == "student" and (r.runtime, r.compute_units) in teachers
+        if r.role == "student" and (r.runtime, r.unit) in teachers
     ]
 
 

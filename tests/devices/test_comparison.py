@@ -10,7 +10,8 @@ import pytest
 
 import devices
 from devices.comparison import compare_profiles, ratio_interval
-from devices.records import Failure, Latency, OperatorTime, Profile, ProfileRecord, Repeat
+from devices.likeness import WARMER_C
+from devices.records import Failure, Latency, OperatorTime, Placement, Profile, ProfileRecord, Repeat
 from devices.store import write_json
 from toolkit.errors import UserError
 
@@ -108,7 +109,7 @@ def test_a_model_that_left_its_delegate_is_named_whatever_its_speed(record: Any)
 
     row = one(record(noisy(1), operators=operators(10.0)), record(noisy(2), operators=operators(7.0)))
     assert row.bucket == "moved off the accelerator"
-    assert row.reason == "100% of its time there before, 70% now"
+    assert row.reason == "100% of it there before, 70% now"
     assert one(record(noisy(1), operators=operators(10.0)), record(noisy(1), operators=operators(9.7))).bucket == "same"
 
 
@@ -117,7 +118,10 @@ def test_a_model_that_left_its_delegate_is_named_whatever_its_speed(record: Any)
     [
         ({"threads": 1}, "threads: 2 and 1"),
         ({"protocol_version": 1}, "protocol: 2 and 1"),
-        ({"obtained": "emulated"}, "how obtained: measured and emulated"),
+        ({"obtained": "emulated"}, "how the figures were obtained of onnx-fp32: measured and emulated"),
+        ({"inputs": {"latent": [1, 4, 8, 8]}}, "inputs of onnx-fp32: latent 2x4x3x3 and latent 1x4x8x8"),
+        ({"device": {"temperature_c": 38.6}}, "temperature at the start: 31 °C and 39 °C"),
+        ({"device": {"details": {"screen": "off"}}}, "screen: None and off"),
         ({"runtime": "ONNX Runtime 1.24.0"}, "runtime of onnx-fp32: ONNX Runtime 1.23.2 and ONNX Runtime 1.24.0"),
         ({"device": {"model": "Other CPU"}}, r"device: Example CPU \(host, Linux 6.1\) and Other CPU"),
         ({"device": {"clock_mode": "fixed"}}, "clock mode: None and fixed"),
@@ -125,13 +129,59 @@ def test_a_model_that_left_its_delegate_is_named_whatever_its_speed(record: Any)
     ],
 )
 def test_what_was_not_measured_alike_is_refused_unless_told(record: Any, change: dict[str, Any], said: str) -> None:
-    base = record(noisy(1))
+    base = record(noisy(1), inputs={"latent": [2, 4, 3, 3]})
+    base.device.temperature_c = 31.0
     if "device" in change:
         change = {"device": base.device.model_copy(update=change["device"])}
-    new = record(noisy(1), **change)
+    new = base.model_copy(update=change)
     with pytest.raises(UserError, match=f"not measured alike .{said}"):
         one(base, new)
     assert one(base, new, unlike=True).bucket == "same"
+
+
+def test_what_earlier_releases_did_not_note_is_not_a_difference(record: Any) -> None:
+    assert one(record(noisy(1)), record(noisy(1), inputs={"latent": [2, 4, 3, 3]})).bucket == "same"
+
+
+def test_a_little_warmer_is_alike(record: Any) -> None:
+    base, new = record(noisy(1)), record(noisy(1))
+    base.device.temperature_c, new.device.temperature_c = 31.0, 31.0 + WARMER_C
+    assert one(base, new).bucket == "same"
+
+
+def test_several_devices_are_each_compared_with_themselves(record: Any) -> None:
+    def on(model: str, factor: float = 1.0) -> Any:
+        found = record([[factor * ms for ms in repeat] for repeat in noisy(1)])
+        return found.model_copy(update={"device": found.device.model_copy(update={"model": model})})
+
+    base = Profile(records=[on("Phone A"), on("Phone B")])
+    new = Profile(records=[on("Phone B", 2.0), on("Phone A")])
+    found = compare_profiles(base, new)
+    assert found.differences == []
+    assert [(row.device, row.bucket) for row in found.rows] == [("Phone A", "same"), ("Phone B", "slower")]
+    gone = compare_profiles(base, Profile(records=[on("Phone A")]))
+    assert [(row.device, row.bucket) for row in gone.rows] == [("Phone A", "same"), ("Phone B", "gone")]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"nodes": {"WebGPU": 40}}, {"nodes": {"WebGPU": 30, "CPU": 10}}),
+        ({"placement": [("neuralEngine", 40)]}, {"placement": [("neuralEngine", 30), ("cpu", 10)]}),
+    ],
+)
+def test_operators_that_left_their_accelerator_are_named_where_none_was_timed(
+    record: Any, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    def made(seed: int, change: dict[str, Any]) -> Any:
+        placed = [
+            Placement(kind="conv", unit=unit, supported=[unit], operators=count, cost_share=None)
+            for unit, count in change.get("placement", [])
+        ]
+        return record(noisy(seed), operators=[], nodes=change.get("nodes", {}), placement=placed)
+
+    row = one(made(1, before), made(2, after))
+    assert (row.bucket, row.reason) == ("moved off the accelerator", "100% of it there before, 75% now")
 
 
 def test_files_and_bundles_do_not_mix(record: Any, make_bundle: Any, tmp_path: Path) -> None:

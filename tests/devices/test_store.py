@@ -170,7 +170,7 @@ def test_lines_of_several_files_in_one_are_read(make_record: Any, tmp_path: Path
 
 def test_a_record_that_is_there_is_not_brought_in_again(make_record: Any, url: str) -> None:
     held, other = make_record(), make_record(session="b" * 32)
-    alike = [make_record(target="reference"), make_record(compute_units="all"), make_record(provider="webgpu")]
+    alike = [make_record(target="reference"), make_record(unit="all"), make_record(unit="webgpu")]
     store.add([held], url)
     assert store.bring_in([held, *alike, other, other], url) == 4
     assert store.bring_in([held, *alike, other], url) == 0

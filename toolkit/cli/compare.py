@@ -80,8 +80,17 @@ def gate(found: Comparison, limit: float) -> None:
 
 
 def print_comparison(found: Comparison, base: Path, new: Path) -> None:
+    several = len({row.device for row in found.rows}) > 1
     rows = [
-        [_name(row), row.bucket, _ms(row.base_ms), _ms(row.new_ms), _change(row), _interval(row), _how(row)]
+        [
+            f"{row.device}: {_name(row)}" if several else _name(row),
+            row.bucket,
+            _ms(row.base_ms),
+            _ms(row.new_ms),
+            _change(row),
+            _interval(row),
+            _how(row),
+        ]
         for row in found.rows
     ]
     print_table(f"{new} against {base}", ["candidate", "", "base ms", "new ms", "change", "95 %", ""], rows, words=2)

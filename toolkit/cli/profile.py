@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,7 +13,7 @@ from toolkit.errors import DeviceError
 from toolkit.files import check_writable
 
 if TYPE_CHECKING:
-    from devices.records import ProfileRecord
+    from devices.records import ComputeUnits, ProfileRecord
 
 STORE_VARIABLE = "HANDHELD_STORE"
 WAIT_S = 600.0
@@ -35,6 +35,9 @@ def profile(
     fixed_clocks: Annotated[bool, typer.Option(help="Hold a phone's clocks while measuring, where it can.")] = True,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what was copied to a device there.")] = False,
     lan: Annotated[bool, typer.Option("--lan", help="Open the browser's page to the local network.")] = False,
+    compute_units: Annotated[
+        list[str] | None, typer.Option(help="Core ML: all, cpuOnly, cpuAndGPU, cpuAndNeuralEngine; may be repeated.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the records to this file too.")] = None,
 ) -> None:
     """Measure latency and memory on devices: load, first inference, warm-up, interleaved iterations."""
@@ -59,6 +62,7 @@ def profile(
             fixed_clocks=fixed_clocks,
             keep=keep,
             lan=lan,
+            compute_units=cast("Sequence[ComputeUnits]", compute_units or ["all"]),  # which it checks
             watch=watch,
         )
     if json_file is not None:

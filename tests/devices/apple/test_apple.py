@@ -53,7 +53,7 @@ def measure(tmp_path: Path, phone: FakePhone, bundle: Path) -> Measure:
 def test_records_hold_what_the_phone_told(measure: Measure, phone: FakePhone) -> None:
     found = measure()
     first, second = found.records
-    assert [(r.target, r.compute_units, r.threads) for r in found.records] == [
+    assert [(r.target, r.unit, r.threads) for r in found.records] == [
         ("coreml-fp16", "all", None),
         ("coreml-fp32", "all", None),
     ]
@@ -87,7 +87,7 @@ def test_the_plan_is_no_operator_time(measure: Measure) -> None:
 
 def test_compute_units_are_candidates(measure: Measure, phone: FakePhone) -> None:
     found = measure(compute_units=("cpuOnly", "cpuAndNeuralEngine"))
-    assert [(r.target, r.compute_units) for r in found.records] == [
+    assert [(r.target, r.unit) for r in found.records] == [
         ("coreml-fp16", "cpuOnly"),
         ("coreml-fp16", "cpuAndNeuralEngine"),
         ("coreml-fp32", "cpuOnly"),
@@ -129,7 +129,7 @@ def test_a_wrong_output_is_not_timed(
     assert [record.target for record in found.records] == ["coreml-fp32"]
     assert [record.latency.iterations_ms for record in found.records] == [[10, 11, 12, 13]]
     (failure,) = found.failures
-    assert (failure.target, failure.kind, failure.compute_units) == ("coreml-fp16", "failed", "all")
+    assert (failure.target, failure.kind, failure.unit) == ("coreml-fp16", "failed", "all")
     assert "wrong output" in failure.reason
     assert phone.files == STAYING
 

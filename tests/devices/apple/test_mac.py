@@ -84,7 +84,7 @@ def measure(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Me
 def test_each_choice_of_units_is_measured_in_one_session(measure: Measure) -> None:
     backend = FakeCoreML()
     found = measure(backend, compute_units=("all", "cpuOnly", "cpuAndNeuralEngine"))
-    assert [record.compute_units for record in found.records] == ["all", "cpuOnly", "cpuAndNeuralEngine"]
+    assert [record.unit for record in found.records] == ["all", "cpuOnly", "cpuAndNeuralEngine"]
     assert backend.compiled == ["coreml-fp16.mlpackage"]  # once, and its time is none of loading
     assert len({record.session for record in found.records}) == 1
     record = found.records[1]
@@ -107,9 +107,9 @@ def test_without_a_plan_the_figures_stand(measure: Measure) -> None:
 
 def test_units_that_core_ml_refuses_are_a_failure_beside_the_others(measure: Measure) -> None:
     found = measure(FakeCoreML("load cpuAndGPU"), compute_units=("all", "cpuAndGPU"))
-    assert [record.compute_units for record in found.records] == ["all"]
+    assert [record.unit for record in found.records] == ["all"]
     (failure,) = found.failures
-    assert failure.compute_units == "cpuAndGPU"
+    assert failure.unit == "cpuAndGPU"
     assert str(failure).startswith("coreml-fp16 on cpuAndGPU of tiny (student) failed: ")
 
 

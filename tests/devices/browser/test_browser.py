@@ -75,7 +75,7 @@ def test_webassembly_is_measured(make_bundle: MakeBundle) -> None:
         shown = ended(opened(browser, under_way.address))
         (record,) = under_way.result().records
     assert_measured(record, rounds=6)
-    assert (record.obtained, record.provider, record.threads) == ("measured", "wasm", 2)
+    assert (record.obtained, record.unit, record.threads) == ("measured", "wasm", 2)
     assert record.runtime == f"ONNX Runtime Web (wasm, 2 threads) {assets.VERSION}"
     assert record.device.details["cross-origin isolated"] == "yes"
     assert record.device.system.startswith("Linux")
@@ -214,7 +214,7 @@ def test_in_the_local_network_without_a_certificate_there_is_one_thread(make_bun
         shown = ended(opened(browser, address))
         (record,) = under_way.result().records
     assert not address.startswith("http://127.")
-    assert (record.provider, record.threads) == ("wasm", 1)
+    assert (record.unit, record.threads) == ("wasm", 1)
     assert record.device.details["cross-origin isolated"] == "no"
     assert "Done" in shown
 

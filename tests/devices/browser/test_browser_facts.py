@@ -109,7 +109,7 @@ HALVES = {" ": (0, 0), "▀": (255, 0), "▄": (0, 255), "█": (255, 255)}
 
 def test_the_address_is_printed_and_can_be_read_by_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Console(file=io.StringIO(), force_terminal=True, color_system=None)
-    monkeypatch.setattr(browser, "console", screen)
+    monkeypatch.setattr(profiler, "console", screen)
     address = "http://127.0.0.1:40123/open/DaF99bgjBhiodjvfXaKcJAP_JHEtSxn1"
     profiler.announce(address)
     assert isinstance(screen.file, io.StringIO)

@@ -340,8 +340,8 @@ def test_every_provider_that_a_browser_has_is_a_candidate(under_way: Profiling, 
     page.rounds([1.0, 2.0])
     page.say("done")
     wasm, gpu = under_way.result().records
-    assert (wasm.provider, wasm.obtained) == ("wasm", "measured")
-    assert (gpu.provider, gpu.obtained, gpu.runtime) == ("webgpu", "emulated", "ONNX Runtime Web (webgpu) 1.2.3")
+    assert (wasm.unit, wasm.obtained) == ("wasm", "measured")
+    assert (gpu.unit, gpu.obtained, gpu.runtime) == ("webgpu", "emulated", "ONNX Runtime Web (webgpu) 1.2.3")
     assert gpu.device.details["GPU adapter"] == "google swiftshader"
 
 
@@ -353,10 +353,10 @@ def test_a_provider_that_fails_leaves_the_others(under_way: Profiling, frames: n
     page.rounds([1.0, None])
     page.say("done")
     found = under_way.result()
-    assert [record.provider for record in found.records] == ["wasm"]
+    assert [record.unit for record in found.records] == ["wasm"]
     (failure,) = found.failures
-    assert failure.provider == "webgpu"
-    assert "onnx-fp32 by webgpu of tiny" in str(failure)
+    assert failure.unit == "webgpu"
+    assert "onnx-fp32 on webgpu of tiny" in str(failure)
     assert "no such kernel" in failure.reason
 
 
@@ -370,7 +370,7 @@ def test_a_provider_that_was_asked_for_and_is_not_there_is_a_failure(
         page.rounds([1.0, None])
         page.say("done")
         found = under_way.result()
-    assert [record.provider for record in found.records] == ["wasm"]
+    assert [record.unit for record in found.records] == ["wasm"]
     assert "offers no webnn" in found.failures[0].reason
 
 

@@ -118,7 +118,7 @@ def test_operators_without_a_time_make_no_picture(page: Any, make_record: Any) -
 
 def test_placements_are_planned_and_no_times(page: Any, make_record: Any) -> None:
     placement = [Placement(kind="conv", unit="neural engine", supported=["CPU"], operators=3, cost_share=0.75)]
-    record = make_record(placement=placement, threads=None, compute_units="all", runtime="Core ML 15.0")
+    record = make_record(placement=placement, threads=None, unit="all", runtime="Core ML 15.0")
     drawn = page([record])
     assert drawn.row("conv") == ["conv", "neural engine", "3", "75.0 %", "CPU"]
     assert "planned before running, neither traced nor timed" in " ".join(drawn.text.split())
@@ -127,10 +127,12 @@ def test_placements_are_planned_and_no_times(page: Any, make_record: Any) -> Non
 
 def test_what_may_run_a_candidate_tells_it_from_others(page: Any, make_record: Any) -> None:
     there = {**phone(make_record(), kind="browser"), "threads": None}
-    wasm = make_record(**there, provider="wasm", times=[30.0])
-    gpu = make_record(**there, provider="webgpu", times=[12.0], nodes={"webgpu": 41, "wasm": 3})
+    wasm = make_record(**there, unit="wasm", runtime="ONNX Runtime Web (wasm, 4 threads) 1.30.0", times=[30.0])
+    nodes = {"webgpu": 41, "wasm": 3}
+    gpu = make_record(**there, unit="webgpu", runtime="ONNX Runtime Web (webgpu) 1.30.0", times=[12.0], nodes=nodes)
     drawn = page([wasm, gpu, make_record()])
-    assert [row[1] for row in drawn.cards("student · ONNX Runtime")][:2] == ["onnx-fp32, wasm", "onnx-fp32, webgpu"]
+    assert [row[1] for row in drawn.cards("student · ONNX Runtime Web (wasm, 4 threads)")] == ["onnx-fp32, wasm"]
+    assert [row[1] for row in drawn.cards("student · ONNX Runtime Web (webgpu)")] == ["onnx-fp32, webgpu"]
     assert "student · onnx-fp32 · webgpu · 12.0 ms" in drawn.captions()
     assert "operators of one inference by execution provider: webgpu 41, wasm 3" in drawn.text
     cells = {row[0]: row[1] for row in drawn.cards() if len(row) == 3 and "tiny" in row[0]}
