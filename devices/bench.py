@@ -9,12 +9,12 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 from devices import protocol, sessions
 from devices.records import Failure, Memory, OperatorTime
 from devices.sessions import Session, Source
-from toolkit.errors import DeviceError
+from toolkit.errors import DeviceError, UserError
 from toolkit.parity import Parity
 
 #: How often a lost device is waited for in one session.
@@ -124,9 +124,9 @@ class _Run:
         for repeat, first, count in rounds:
             if self.candidates:
                 self._measure(repeat, first, count)
-        self._each("memory of", self._memory)
+        self._after("memory", self._memory)
         if self.session.plan.schedule.operators:
-            self._each("operators of", self._operators)
+            self._after("operators", self._operators)
 
     def close(self) -> None:
         """Close every candidate; one that is gone already does not matter."""
@@ -142,6 +142,18 @@ class _Run:
                 self.session.say(f"{what} {source.target} of {source.manifest.model.role}")
                 with self._noted(number):
                     act(number)
+
+    def _after(self, what: Literal["memory", "operators"], act: Callable[[int], None]) -> None:
+        """A pass behind the rounds: where it fails, what was timed stands without it."""
+        for number, source in enumerate(self.sources):
+            if self.session.of(sessions.Failed, number) is None:
+                self.session.say(f"{what} of {source.target} of {source.manifest.model.role}")
+                try:
+                    act(number)
+                except DeviceLost:
+                    raise
+                except DeviceError as error:
+                    self.session.add(sessions.Missed(candidate=number, what=what, reason=str(error)))
 
     @contextmanager
     def _noted(self, number: int) -> Iterator[None]:
@@ -161,6 +173,12 @@ class _Run:
 
     def _warm_up(self, number: int) -> None:
         candidate = self.candidates[number]
+        before = self.session.of(sessions.Loaded, number)
+        if isinstance(before, sessions.Loaded) and before.runtime != candidate.runtime:
+            raise UserError(
+                f"--resume: the session began with {before.runtime}, and now it is {candidate.runtime}; "
+                "measure anew, without --resume"
+            )
         warmup_ms = protocol.warm_up(candidate.measure)
         self.session.add(
             sessions.Loaded(
@@ -175,9 +193,10 @@ class _Run:
 
     def _measure(self, repeat: int, first: int, rounds: int) -> None:
         waited, cooled = 0.0, True
-        if repeat:
+        if self.session.rounds_done:
             self.session.say("letting the device cool")
-            waited, cooled = protocol.cool_down(self.bench.temperature, self.session.plan.device.temperature_c)
+            start = self.session.plan.device.temperature_c
+            waited, cooled = protocol.cool_down(self.bench.temperature, start, sleep=self.session.sleep)
         self.session.add(
             sessions.Began(
                 repeat=repeat,

@@ -11,13 +11,14 @@ from typing import Literal
 import numpy as np
 
 from devices.intervals import CONFIDENCE, RESAMPLES, SEED
-from devices.likeness import by_device, differences
+from devices.likeness import Matched, by_device, differences, inputs_in_words, matched
+from devices.parities import signature
 from devices.profiling import profile
 from devices.records import Failure, Profile, ProfileRecord
 from devices.sessions import Watch
 from devices.store import read_json
-from toolkit.bundle import MANIFEST
-from toolkit.errors import UserError
+from toolkit.bundle import MANIFEST, read_manifest
+from toolkit.errors import DeviceError, UserError
 from toolkit.schema import StrictModel
 from toolkit.side_by_side import Interval
 
@@ -37,7 +38,6 @@ Bucket = Literal[
     "new",
     "gone",
 ]
-Key = tuple[str, str, str]
 
 
 class Row(StrictModel):
@@ -94,6 +94,8 @@ def compare(
     if not all(bundles):
         other = new if bundles[0] else base
         raise UserError(f"{other}: no bundle, as the other one is; compare two bundles, or two .json files of records")
+    if not unlike:
+        _check_inputs(base, new)
     found = profile(
         [base, new],
         device,
@@ -104,7 +106,19 @@ def compare(
         store=store,
         watch=watch,
     )
+    if not found.of(0).records:
+        raise DeviceError("; ".join(found.troubles))
     return compare_profiles(found.of(0), found.of(1), unlike=unlike)
+
+
+def _check_inputs(base: Path, new: Path) -> None:
+    """Raise `UserError` where two bundles take inputs of different shapes: their times do not speak of the same."""
+    shapes = [
+        inputs_in_words({info.name: list(info.shape) for info in signature(read_manifest(bundle)).inputs})
+        for bundle in (base, new)
+    ]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"compare: {base} takes {shapes[0]}, {new} {shapes[1]}; export both alike, or add --unlike")
 
 
 def compare_profiles(base: Profile, new: Profile, *, unlike: bool = False) -> Comparison:
@@ -116,36 +130,25 @@ def compare_profiles(base: Profile, new: Profile, *, unlike: bool = False) -> Co
     """
     if not base.records or (not new.records and not new.failures):
         raise UserError("compare: a profile without any record; measure with `handheld profile BUNDLE --json FILE`")
-    before, after = by_device(base), by_device(new)
-    if len(before) == len(after) == 1:
-        pairs = [(base, new)]
-    else:
-        nothing = Profile(records=[])
-        pairs = [(before.get(name, nothing), after.get(name, nothing)) for name in dict.fromkeys([*before, *after])]
-    found = list(dict.fromkeys(each for pair in pairs if pair[0].records for each in differences(*pair)))
-    if found and not unlike:
+    parts = by_device(base, new)
+    found = [matched(mine.records, theirs.records) for mine, theirs in parts]
+    unalike = differences(pair for one in found for pair in one.pairs)
+    if unalike and not unlike:
         raise UserError(
-            f"compare: not measured alike ({'; '.join(found)}); measure both in one session, as "
+            f"compare: not measured alike ({'; '.join(unalike)}); measure both in one session, as "
             "`handheld compare BASE_BUNDLE NEW_BUNDLE` does, or add --unlike"
         )
-    return Comparison(rows=[row for pair in pairs for row in _rows(*pair)], differences=found)
+    rows = [
+        row for one, (_, theirs) in zip(found, parts, strict=True) for row in _rows(one, _by_target(theirs.failures))
+    ]
+    return Comparison(rows=rows, differences=unalike)
 
 
-def _rows(base: Profile, new: Profile) -> list[Row]:
+def _rows(found: Matched, failures: dict[tuple[str | None, ...], list[Failure]]) -> list[Row]:
     """The rows of one device."""
-    before, after, failed = _by_key(base.records), _by_key(new.records), _by_target(new.failures)
-    rows = []
-    for key, records in before.items():
-        for number, record in enumerate(records):
-            others = after.get(key, [])
-            if number < len(others):
-                rows.append(_row(record, others[number]))
-            else:
-                place = (record.role, record.target, record.unit)
-                rows.append(_missing(record, failed.get(place, [])))
-    for key, records in after.items():
-        rows += [_named(record, "new", new_ms=record.latency.p50) for record in records[len(before.get(key, [])) :]]
-    return rows
+    rows = [_row(base, new) for base, new in found.pairs]
+    rows += [_missing(record, failures.get((record.role, record.target, record.unit), [])) for record in found.gone]
+    return rows + [_named(record, "new", new_ms=record.latency.p50) for record in found.new]
 
 
 def ratio_interval(pairs: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, Interval | None]:
@@ -259,13 +262,6 @@ def _accelerated(record: ProfileRecord) -> float | None:
     parts = parts or [(placed.unit not in ("cpu", "unknown"), placed.operators) for placed in record.placement]
     total = sum(part for _, part in parts)
     return sum(part for accelerated, part in parts if accelerated) / total if total else None
-
-
-def _by_key(records: Sequence[ProfileRecord]) -> dict[Key, list[ProfileRecord]]:
-    found: defaultdict[Key, list[ProfileRecord]] = defaultdict(list)
-    for record in records:
-        found[record.role, record.target, record.runs_on].append(record)
-    return dict(found)
 
 
 def _by_target(failures: Sequence[Failure]) -> dict[tuple[str | None, ...], list[Failure]]:

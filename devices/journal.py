@@ -39,7 +39,8 @@ class Journal:
     def session(self, plan: Plan, resume: bool = False) -> Iterator[Session]:
         """A session of `plan`, whose events are in the store before anything follows them.
 
-        With `resume`, it is the last unfinished session that asked for the same, if there is one. At the end of the
+        With `resume`, it is the last unfinished session that asked for the same and has a candidate left, if there is
+        one. At the end of the
         block its records are kept and it counts as finished; where the block raises, it waits to be resumed. Raises
         `UserError` where the store cannot be used.
         """
@@ -47,6 +48,8 @@ class Journal:
             session = self._unfinished(engine, plan) if resume else None
             if session is None:
                 session = self._new(engine, plan)
+                if resume:
+                    session.say("no unfinished session asks for the same: a new one begins")
             yield session
             records = session.profile().records
             with orm.Session(engine) as database, database.begin():
@@ -93,12 +96,17 @@ class Journal:
     def _unfinished(self, engine: Engine, plan: Plan) -> Session | None:
         asked = select(SessionRow).where(SessionRow.fingerprint == plan.fingerprint, SessionRow.finished.is_(False))
         with orm.Session(engine) as database:
-            row = database.scalars(asked.order_by(SessionRow.created.desc())).first()
-            if row is None:
-                return None
-            query = select(EventRow.event).where(EventRow.session == row.id).order_by(EventRow.id)
-            events = [_EVENT.validate_python(event) for event in database.scalars(query)]
-            return self._kept(engine, Plan.model_validate(row.plan), events)
+            rows = database.scalars(asked.order_by(SessionRow.created.desc())).all()
+            for row in rows:
+                query = select(EventRow.event).where(EventRow.session == row.id).order_by(EventRow.id)
+                try:
+                    events = [_EVENT.validate_python(event) for event in database.scalars(query)]
+                    kept = Plan.model_validate(row.plan)
+                except ValidationError as error:
+                    raise store.of_later_release(self.url) from error
+                if not Session(kept, events).hopeless:
+                    return self._kept(engine, kept, events)
+        return None
 
     def _kept(self, engine: Engine, plan: Plan, events: list[Event]) -> Session:
         def keep(event: Event) -> None:

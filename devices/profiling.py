@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from devices.android import adb
 from devices.android.profiler import profile_android
 from devices.apple.mac import profile_mac
 from devices.apple.profiler import profile_iphone
@@ -20,9 +21,11 @@ from devices.records import ComputeUnits, Profile
 from devices.requests import WAIT_S, Request
 from devices.sessions import Stopped, Watch
 from toolkit.bundle import read_manifest
-from toolkit.errors import DeviceError, UserError, unknown_name
+from toolkit.errors import DeviceError, HandheldError, UserError, unknown_name
 
 Profiler = Callable[[Sequence[Path], Request], Profile]
+#: Devices that share this machine's processors: measured alone, and first.
+HERE = ("host", "mac")
 
 PROFILERS: dict[str, Profiler] = {
     "host": profile_host,
@@ -74,6 +77,7 @@ def profile(
     for option, value in (("--iterations", iterations), ("--repeats", repeats)):
         if value < 1:
             raise UserError(f"{option} {value}: at least 1")
+    names = list(dict.fromkeys(map(_resolved, names)))
     for bundle in bundles:
         read_manifest(bundle)  # what is wrong with it is said once, before any device is looked for
     schedule = Schedule(repeats=repeats, iterations=iterations, operators=operators)
@@ -88,25 +92,33 @@ def _kind(name: str) -> str:
     return name.partition(":")[0]
 
 
+def _resolved(name: str) -> str:
+    """A device by its full name, so that it is not measured twice; what is wrong with a name is raised ahead of all."""
+    return adb.resolved(name) if _kind(name) == "android" else name
+
+
 def _measure(name: str, bundles: Sequence[Path], request: Request) -> Profile:
     which = name.partition(":")[2] or None
     return PROFILERS[_kind(name)](bundles, replace(request, which=which))
 
 
 def _measure_all(names: Sequence[str], bundles: Sequence[Path], request: Request) -> list[Profile]:
-    """One profile a device, in the order of the names; this machine first, since measuring others would disturb it."""
+    """One profile a device, in the order of the names; this machine first, since measuring others would disturb it.
+
+    What is wrong with one device is an error of its profile, and leaves the others.
+    """
 
     def measured(name: str) -> Profile:
         try:
             return _measure(name, bundles, request)
         except DeviceLost as lost:
             return Profile(records=[], failures=lost.failures, errors=[] if lost.failures else [f"{name}: {lost}"])
-        except DeviceError as error:
+        except HandheldError as error:
             return Profile(records=[], errors=[f"{name}: {error}"])
         except Stopped:
             return Profile(records=[])
 
-    found = {name: measured(name) for name in names if _kind(name) == "host"}
+    found = {name: measured(name) for name in names if _kind(name) in HERE}
     others = [name for name in names if name not in found]
     with ThreadPoolExecutor(max_workers=max(1, len(others))) as pool:
         try:

@@ -249,7 +249,10 @@ class Failure(StrictModel):
 
 
 class Profile(StrictModel):
-    """What was measured, and what could not be. `errors` are of devices that gave nothing at all, a line each."""
+    """What was measured, and what could not be.
+
+    `errors` are of devices that gave nothing at all, and of passes behind the rounds that failed; a line each.
+    """
 
     records: list[ProfileRecord]
     failures: list[Failure] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -81,9 +82,11 @@ class Plan(StrictModel):
 
     @property
     def fingerprint(self) -> str:
-        fields = {"protocol_version", "threads", "schedule", "candidates"}
+        fields = {"protocol_version", "threads", "schedule", "obtained", "versions", "candidates"}
         asked = self.model_dump(mode="json", include=fields, exclude_none=True)
-        asked["device"] = [self.device.kind, self.device.name, self.device.model]
+        device = self.device
+        asked["device"] = [device.kind, device.name, device.model, device.system, device.emulated]
+        asked["state"] = [device.clock_mode, device.charging, device.details.get("screen")]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -138,6 +141,15 @@ class PlacementFound(StrictModel):
     placement: list[Placement]
 
 
+class Missed(StrictModel):
+    """A pass behind the rounds failed; what was timed stands without it."""
+
+    kind: Literal["missed"] = "missed"
+    candidate: int
+    what: Literal["memory", "operators"]
+    reason: str
+
+
 class Failed(StrictModel):
     """A candidate cannot be measured; nothing more is asked of it in this session."""
 
@@ -148,7 +160,8 @@ class Failed(StrictModel):
 
 
 Event = Annotated[
-    Loaded | Began | Round | MemoryFound | OperatorsFound | PlacementFound | Failed, Field(discriminator="kind")
+    Loaded | Began | Round | MemoryFound | OperatorsFound | PlacementFound | Missed | Failed,
+    Field(discriminator="kind"),
 ]
 
 
@@ -209,7 +222,7 @@ class Stopped(Exception):
 class Session:
     """A plan and what happened so far; `keep` is called with every new event before anything follows it.
 
-    Where `stop` is set, by another thread, the next event raises `Stopped` after it was kept.
+    Where `stop` is set, by another thread, whatever is next raises `Stopped`, an event after it was kept.
     """
 
     def __init__(
@@ -230,13 +243,25 @@ class Session:
         self.events.append(event)
         if self._watch is not None:
             self._watch.seen(self, event)
-        if self._stop is not None and self._stop.is_set():
-            raise Stopped
+        self._go_on()
 
     def say(self, text: str) -> None:
         """Tell whoever looks on what is being done now."""
         if self._watch is not None:
             self._watch.said(self, text)
+        self._go_on()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, unless the session is to stop."""
+        if self._stop is None:
+            time.sleep(seconds)
+        else:
+            self._stop.wait(seconds)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise Stopped
 
     def of(self, kind: type[StrictModel], candidate: int) -> StrictModel | None:
         """The last event of a kind that speaks of one candidate."""
@@ -272,7 +297,23 @@ class Session:
         records, failures = self._records(), self.failures()
         if not records and failures:
             raise DeviceError(failures[0].reason)
-        return Profile(records=records, failures=failures)
+        return Profile(records=records, failures=failures, errors=self._missed())
+
+    def _missed(self) -> list[str]:
+        """The passes that failed last, where a later session did not make up for them."""
+        found = []
+        for number, planned in enumerate(self.plan.candidates):
+            for what, kind in (("memory", MemoryFound), ("operators", OperatorsFound)):
+                missed = [e for e in self.events if isinstance(e, Missed) and (e.candidate, e.what) == (number, what)]
+                if missed and self.of(kind, number) is None:
+                    name = f"{planned.target} of {planned.bundle} ({planned.role})"
+                    found.append(f"{name}: the pass of its {what} failed, its times stand: {missed[-1].reason}")
+        return found
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether nothing is left that could be measured."""
+        return all(self.of(Failed, number) is not None for number in self._numbers())
 
     def lost(self, reason: str) -> list[Failure]:
         """What a device that is gone leaves: those that failed before, and all others as lost."""

@@ -104,6 +104,11 @@ def choose(phones: Sequence[Attached], which: str | None) -> Attached:
     return _usable(fitting[0])
 
 
+def resolved(name: str) -> str:
+    """`android:SERIAL` for a device named `android` or `android:WHICH`; raises as `choose` does."""
+    return f"android:{choose(attached(), name.partition(':')[2] or None).serial}"
+
+
 def remedy(state: str) -> str | None:
     """What to do about a phone in this state; None where it can be used."""
     known = {

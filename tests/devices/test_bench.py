@@ -15,7 +15,7 @@ from devices.bench import RECOVERIES, DeviceLost, drive
 from devices.records import Memory, OperatorTime
 from devices.sessions import Session, Source
 from toolkit.bundle import read_manifest
-from toolkit.errors import DeviceError
+from toolkit.errors import DeviceError, UserError
 from toolkit.parity import Parity, Tolerance
 
 PARITY = Parity(
@@ -31,6 +31,7 @@ class Toy:
 
     ms: float
     before: Callable[[], None]
+    traced: bool = True
     closed: bool = False
     runtime: str = "toy 1"
     load_ms: float = 2.0
@@ -42,6 +43,8 @@ class Toy:
         return self.ms
 
     def operators(self) -> list[OperatorTime]:
+        if not self.traced:
+            raise DeviceError("toy: built without a tracer")
         return [OPERATOR]
 
     def close(self) -> None:
@@ -54,6 +57,8 @@ class ToyBench:
 
     before: Callable[[], None] = lambda: None
     unloadable: tuple[str, ...] = ()
+    traced: bool = True
+    runtime: str = "toy 1"
     back: bool = True
     recovered: int = 0
     loaded: list[Toy] = field(default_factory=list)
@@ -61,7 +66,8 @@ class ToyBench:
     def load(self, source: Source) -> Toy:
         if source.target in self.unloadable:
             raise DeviceError(f"{source.target}: damaged")
-        self.loaded.append(Toy(20.0 if source.target == "slow" else 10.0, self.before))
+        ms = 20.0 if source.target == "slow" else 10.0
+        self.loaded.append(Toy(ms, self.before, self.traced, runtime=self.runtime))
         return self.loaded[-1]
 
     def memory(self, source: Source) -> Memory | None:
@@ -136,6 +142,39 @@ def test_a_candidate_that_fails_in_the_rounds_is_closed_and_leaves_the_other(
     (record,) = profile.records
     assert len(record.latency.iterations_ms) == 6
     assert all(toy.closed for toy in bench.loaded)
+
+
+def test_times_stand_where_a_pass_behind_them_fails(session: Session, sources: list[Source]) -> None:
+    drive(session, sources, ToyBench(traced=False))
+    profile = session.profile()
+    assert [len(record.latency.iterations_ms) for record in profile.records] == [6, 6]
+    assert profile.failures == []
+    assert profile.errors == [
+        f"{target} of tiny (student): the pass of its operators failed, its times stand: toy: built without a tracer"
+        for target in ("quick", "slow")
+    ]
+
+
+def test_a_session_does_not_go_on_with_another_runtime(session: Session, sources: list[Source]) -> None:
+    before = at_calls(2 * protocol.WINDOW + 4, error=DeviceLost("toy: unplugged"))
+    with pytest.raises(DeviceLost):
+        drive(session, sources, ToyBench(before=before, back=False))
+    with pytest.raises(UserError, match="began with toy 1, and now it is toy 2; measure anew"):
+        drive(session, sources, ToyBench(runtime="toy 2"))
+
+
+def test_a_device_that_was_lost_cools_before_it_goes_on(
+    session: Session, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+
+    def cool_down(*_: object, **__: object) -> tuple[float, bool]:
+        waits.append(session.rounds_done)
+        return 5.0, True
+
+    monkeypatch.setattr(protocol, "cool_down", cool_down)
+    drive(session, sources, ToyBench(before=at_calls(2 * protocol.WINDOW + 4, error=DeviceLost("toy: unplugged"))))
+    assert waits == [1, 3], "after the first round, in which it was lost, and before the second repeat"
 
 
 def test_a_device_that_comes_back_is_gone_on_with(session: Session, sources: list[Source]) -> None:

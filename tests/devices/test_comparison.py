@@ -118,7 +118,7 @@ def test_a_model_that_left_its_delegate_is_named_whatever_its_speed(record: Any)
     [
         ({"threads": 1}, "threads: 2 and 1"),
         ({"protocol_version": 1}, "protocol: 2 and 1"),
-        ({"obtained": "emulated"}, "how the figures were obtained of onnx-fp32: measured and emulated"),
+        ({"obtained": "emulated"}, "how the figures of onnx-fp32 were obtained: measured and emulated"),
         ({"inputs": {"latent": [1, 4, 8, 8]}}, "inputs of onnx-fp32: latent 2x4x3x3 and latent 1x4x8x8"),
         ({"device": {"temperature_c": 38.6}}, "temperature at the start: 31 °C and 39 °C"),
         ({"device": {"details": {"screen": "off"}}}, "screen: None and off"),
@@ -161,6 +161,24 @@ def test_several_devices_are_each_compared_with_themselves(record: Any) -> None:
     assert [(row.device, row.bucket) for row in found.rows] == [("Phone A", "same"), ("Phone B", "slower")]
     gone = compare_profiles(base, Profile(records=[on("Phone A")]))
     assert [(row.device, row.bucket) for row in gone.rows] == [("Phone A", "same"), ("Phone B", "gone")]
+
+
+def test_phones_of_one_model_are_told_apart_by_their_own_names(record: Any) -> None:
+    def on(serial: str, factor: float = 1.0) -> Any:
+        found = record([[factor * ms for ms in repeat] for repeat in noisy(1)])
+        return found.model_copy(update={"device": found.device.model_copy(update={"name": serial})})
+
+    rows = compare_profiles(Profile(records=[on("A"), on("B", 2.0)]), Profile(records=[on("B", 2.0), on("A")])).rows
+    assert [row.bucket for row in rows] == ["same", "same"]
+
+
+def test_what_is_checked_is_what_is_set_side_by_side(record: Any) -> None:
+    """Two models of two sizes, each beside itself: every pair is alike, whatever the others are."""
+    small, large = (record(noisy(1), inputs={"latent": [1, 4, side, side]}) for side in (8, 16))
+    both = Profile(records=[small, large])
+    assert [row.bucket for row in compare_profiles(both, both).rows] == ["same", "same"]
+    with pytest.raises(UserError, match="inputs of onnx-fp32: latent 1x4x8x8 and latent 1x4x16x16"):
+        compare_profiles(both, Profile(records=[large]))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 import devices
 from devices import profiling
+from devices.android import adb
 from devices.bench import DeviceLost
 from devices.host_runtimes import OnnxRuntime
 from devices.records import Profile
@@ -99,6 +100,31 @@ def test_a_device_that_gives_nothing_leaves_the_others(make_bundle: Any, two_pho
     found = devices.profile([make_bundle()], ["phone:good", "phone:away", "phone:bad"])
     assert [record.session for record in found.records] == ["good"]
     assert found.troubles == ["phone:away: phone: unplugged", "phone:bad: phone: no room"]
+
+
+def test_what_the_user_got_wrong_of_one_device_leaves_the_others_too(
+    make_bundle: Any, two_phones: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: Any) -> Profile:
+        raise UserError("slate: no such slate")
+
+    monkeypatch.setitem(profiling.PROFILERS, "slate", refusing)
+    found = devices.profile([make_bundle()], ["slate", "phone:good"])
+    assert [record.session for record in found.records] == ["good"]
+    assert found.troubles == ["slate: slate: no such slate"]
+
+
+def test_a_phone_by_two_names_is_measured_once(make_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def profiler(_bundles: Any, request: Any) -> Profile:
+        asked.append(request.which)
+        return Profile(records=[])
+
+    monkeypatch.setitem(profiling.PROFILERS, "android", profiler)
+    monkeypatch.setattr(adb, "attached", lambda: [adb.Attached("39021F", "device", "Pixel_8")])
+    devices.profile([make_bundle()], ["android", "android:39021F", "android:Pixel 8"])
+    assert asked == ["39021F"]
 
 
 def test_devices_that_all_give_nothing_are_an_error(make_bundle: Any, two_phones: None) -> None:

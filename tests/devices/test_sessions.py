@@ -87,14 +87,38 @@ def test_a_candidate_that_was_loaded_again_counts_an_interruption(make_plan: Any
     assert [repeat.iterations_ms for repeat in record.latency.repeats] == [[5], [6]]
 
 
-@pytest.mark.parametrize("same", [{"session": "6" * 32}, {"created": "later"}, {"versions": {"python": "4"}}])
+@pytest.mark.parametrize("same", [{"session": "6" * 32}, {"created": "later"}])
 def test_plans_that_ask_for_the_same_share_a_fingerprint(make_plan: Any, same: dict[str, Any]) -> None:
     assert make_plan(**same).fingerprint == make_plan().fingerprint
 
 
-@pytest.mark.parametrize("other", [{"threads": 1}, {"repeats": 3}, {"candidates": [candidate("onnx-fp32")]}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"threads": 1},
+        {"repeats": 3},
+        {"candidates": [candidate("onnx-fp32")]},
+        {"versions": {"python": "4"}},
+        {"obtained": "emulated"},
+    ],
+)
 def test_plans_that_ask_for_something_else_do_not(make_plan: Any, other: dict[str, Any]) -> None:
     assert make_plan(**other).fingerprint != make_plan().fingerprint
+
+
+@pytest.mark.parametrize("other", [{"clock_mode": "fixed"}, {"charging": True}, {"system": "Linux 7"}])
+def test_a_device_in_another_state_does_not_go_on_with_a_session(make_plan: Any, other: dict[str, Any]) -> None:
+    plan = make_plan()
+    changed = plan.device.model_copy(update=other)
+    assert make_plan(device=changed).fingerprint != plan.fingerprint
+    warmer = plan.device.model_copy(update={"temperature_c": 40.0, "others_share": 0.5, "clock_mhz": 900.0})
+    assert make_plan(device=warmer).fingerprint == plan.fingerprint
+
+
+def test_a_session_is_hopeless_once_all_its_candidates_failed(make_plan: Any) -> None:
+    one = [loaded(0), Failed(candidate=0, reason="gone")]
+    assert not session(make_plan(), one).hopeless
+    assert session(make_plan(), [*one, Failed(candidate=1, reason="gone")]).hopeless
 
 
 def test_a_candidate_that_failed_is_a_failure_whatever_it_had_measured(make_plan: Any) -> None:

@@ -14,7 +14,7 @@ from toolkit.errors import CheckFailed, UserError
 if TYPE_CHECKING:
     from devices.comparison import Comparison, Row
 
-BROKEN = ("started failing", "lost device", "moved off the accelerator")
+BROKEN = ("started failing", "lost device", "moved off the accelerator", "gone")
 
 
 def compare(
@@ -74,7 +74,9 @@ def gate(found: Comparison, limit: float) -> None:
     slower = [row for row in found.rows if row.is_slower_than(limit)]
     broken = [row for row in found.rows if row.bucket in BROKEN]
     said = [f"{_name(row)} is {row.ratio - 1:.1%} slower" for row in slower if row.ratio is not None]
-    said += [f"{_name(row)} {row.bucket} ({row.reason})" for row in broken]
+    said += [f"{_name(row)} {row.bucket} ({row.reason or 'not measured now'})" for row in broken]
+    if not found.rows or all(row.bucket == "new" for row in found.rows):
+        said.append("no candidate was measured before and now")
     if said:
         raise CheckFailed(f"--fail-if-slower {limit:.3g}: {'; '.join(said)}")
 
