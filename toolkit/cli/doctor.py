@@ -113,12 +113,11 @@ def _runners() -> Finding:
 
 def _browser() -> Finding:
     """What the page for browsers needs."""
-    from devices.browser.assets import cached
+    from devices.browser import assets, profiler
 
-    found = cached()
-    seen = "" if found is None else found.version
-    remedy = "fetched once, at the first profile with --device browser"
-    return Finding("ONNX Runtime Web (browsers)", found is not None, seen, remedy, required=False)
+    own, found, trouble = assets.named(), assets.cached(), profiler.problem()
+    seen = str(own) if own is not None else "" if found is None else found.version
+    return Finding("ONNX Runtime Web (browsers)", trouble is None, seen, trouble or "", required=False)
 
 
 def _apple() -> list[Finding]:
