@@ -49,7 +49,7 @@ class Journal:
             if session is None:
                 session = self._new(engine, plan)
                 if resume:
-                    session.say("no unfinished session asked for the same on a device in the same state: a new one begins")
+                    session.say("no unfinished session asked for the same of a device in this state: a new one begins")
             yield session
             records = session.profile().records
             with orm.Session(engine) as database, database.begin():

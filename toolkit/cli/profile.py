@@ -73,7 +73,7 @@ def profile(
         for record in records:
             print_operators(record)
     if resume and not any(record.interruptions for record in found.records):
-        console.print("--resume: no unfinished session asked for the same on a device in the same state; this one is new")
+        console.print("--resume: no unfinished session asked for the same of a device in this state; this one is new")
     console.print(f"records: {profiles.shown(url)}" + (f", {json_file}" if json_file else ""), soft_wrap=True)
     if found.troubles:
         raise DeviceError("; ".join(found.troubles))
