@@ -1,9 +1,10 @@
 """One bundle on every kind of device that this machine can play: `python -m benchmarks.devices [BUNDLE]`
 
 This host; an Android device behind the real adb whose programs run as they are, and one whose arm64 programs run under
-qemu (emulated); and a headless Chromium, by WebAssembly and by WebGPU on a software GPU (emulated). The devices are
-measured one after the other, since they share this machine's processors. BUNDLE is by default an export of the student
-that ships with Handheld. Needs adb, chromium, cmake, g++, g++-aarch64-linux-gnu, npm and qemu-user-static.
+qemu (emulated: by one thread and without the pass of operators, since qemu takes many seconds for a call); and a headless
+Chromium, by WebAssembly and by WebGPU on a software GPU (emulated). The devices are measured one after the other, since
+they share this machine's processors. BUNDLE is by default an export of the student that ships with Handheld. Needs adb,
+chromium, cmake, g++, g++-aarch64-linux-gnu, npm and qemu-user-static.
 
 The records are in one report, `devices-report.html` in the working folder. Bars: every device gives records, each of
 them proved on its device and labelled with how it was obtained.
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import devices
 import export
@@ -85,15 +87,16 @@ def on_phones(bundle: Path, folder: Path, url: str) -> dict[str, Profile]:
             native.change(props={"ro.product.cpu.abi": f"{platform.machine()}-linux"})
             emulated.change(props={"ro.product.cpu.abi": "aarch64-linux"})
             return {
-                "Android": on_phone(bundle, native, url, REPEATS, ITERATIONS),
-                "Android, arm64": on_phone(bundle, emulated, url, 1, EMULATED_ITERATIONS),
+                "Android": on_phone(bundle, native, url, repeats=REPEATS, iterations=ITERATIONS),
+                "Android, arm64": on_phone(
+                    bundle, emulated, url, repeats=1, iterations=EMULATED_ITERATIONS, threads=1, operators=False
+                ),
             }
 
 
-def on_phone(bundle: Path, phone: Handset, url: str, repeats: int, iterations: int) -> Profile:
+def on_phone(bundle: Path, phone: Handset, url: str, **asked: Any) -> Profile:
     with live() as watch:
-        name = f"android:{phone.serial}"
-        return devices.profile([bundle], name, repeats=repeats, iterations=iterations, store=url, watch=watch)
+        return devices.profile([bundle], f"android:{phone.serial}", store=url, watch=watch, **asked)
 
 
 def on_browser(bundle: Path, url: str, flags: Sequence[str], iterations: int) -> Profile:
