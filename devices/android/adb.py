@@ -1,6 +1,7 @@
 """Phones through the platform's adb server: which are there, commands with exit codes, pushes and pulls.
 
-Every wait has an end. A connection that breaks is `DeviceLost`; everything else that fails is a `DeviceError`.
+Every wait has an end. A connection that breaks and a phone that is silent are `DeviceLost`; everything else that fails
+is a `DeviceError`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ import adbutils
 
 from devices.android.adb_streams import Stream
 from devices.bench import DeviceLost
+from devices.sessions import Stopped
 from toolkit.errors import DeviceError, UserError
 
 START_S = 30.0
 ANSWER_S = 30.0
 TRANSFER_S = 60.0
+#: Within it a phone that is alive runs `echo`.
+ALIVE_S = 10.0
 STEP_S = 0.5
 PIECE = 64 * 1024
 INSTALL = "install Android's platform-tools (Debian: apt install adb; macOS: brew install android-platform-tools)"
@@ -137,7 +141,7 @@ def _plain(model: str | None) -> str:
 
 
 class Phone:
-    """One phone by its serial. All methods raise `DeviceLost` where it is gone, `DeviceError` where it is silent."""
+    """One phone by its serial. All methods raise `DeviceLost` where it is gone or silent."""
 
     def __init__(self, serial: str) -> None:
         self.serial = serial
@@ -158,13 +162,17 @@ class Phone:
         return self._features
 
     def shell(self, command: str, timeout_s: float = ANSWER_S) -> Result:
-        """Run a command to its end; its exit code is part of the result."""
+        """Run a command to its end; its exit code is part of the result.
+
+        Raises `DeviceError` where it does not end within `timeout_s`, on a phone that answers otherwise.
+        """
         has_protocol = "shell_v2" in self.features
         line = command if has_protocol else f"{command}\necho handheld:$?"
         with self.stream(line, "shell") as stream:
             try:
                 out = stream.read_all(timeout_s)
             except TimeoutError as error:
+                self.check()
                 raise DeviceError(f"{self.name}: `{command}` gave no answer within {timeout_s:.0f} s") from error
             if has_protocol:
                 return Result(stream.code if stream.code is not None else -1, out, stream.log)
@@ -181,15 +189,31 @@ class Phone:
             raise DeviceError(f"{self.name}: `{command}` failed with exit code {result.code} ({reason})")
         return result.out
 
+    def answers(self) -> bool:
+        """Whether the phone is there and alive: adb lists one that hangs as before."""
+        try:
+            with self.stream("echo", "shell", ALIVE_S) as stream:
+                stream.read_all(ALIVE_S)
+        except DeviceError:
+            return False
+        return stream.code in (0, None)  # without the shell protocol there is no code
+
+    def check(self) -> None:
+        """Raise `DeviceLost` unless the phone is alive."""
+        if not self.answers():
+            raise self._silent(ALIVE_S)
+
     @contextmanager
-    def stream(self, command: str, plain: str = "exec") -> Iterator[Stream]:
+    def stream(self, command: str, plain: str = "exec", timeout_s: float | None = None) -> Iterator[Stream]:
         """A command under way, with standard input; at the end of the block the connection to it is closed.
 
-        `plain` is the service for phones without the shell protocol.
+        `plain` is the service for phones without the shell protocol; `timeout_s` (by default `ANSWER_S`) bounds the
+        start.
         """
+        limit_s = ANSWER_S if timeout_s is None else timeout_s
         has_protocol = "shell_v2" in self.features
         service = f"shell,v2,raw:{command}" if has_protocol else f"{plain}:{command}"
-        with self._failing(), self._service(service, ANSWER_S) as connection:
+        with self._failing(limit_s), self._service(service, limit_s) as connection:
             yield Stream(connection.conn, self.name, has_protocol, lambda: self.state() == "device")
 
     def push(self, source: Path, target: str, mode: int, progress: Callable[[int], None] = lambda _: None) -> None:
@@ -234,13 +258,18 @@ class Phone:
         """As adb lists it; None where it does not."""
         return next((phone.state for phone in attached() if phone.serial == self.serial), None)
 
-    def wait(self, limit_s: float) -> None:
-        """Wait until it answers again, and help adb to find it; raises `DeviceLost` where it stays away."""
+    def wait(self, limit_s: float, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Wait until it answers again, and help adb to find it.
+
+        Raises `DeviceLost` where it stays away, and `Stopped` once `stopped` says so.
+        """
         deadline = time.monotonic() + limit_s
         while True:
             with contextlib.suppress(DeviceError):
-                if self.state() == "device" and self.shell("echo", timeout_s=ANSWER_S).code == 0:
+                if self.state() == "device" and self.answers():
                     return
+            if stopped():
+                raise Stopped
             if time.monotonic() >= deadline:
                 raise self._lost(f"the phone did not come back within {limit_s:.0f} s")
             self._reconnect()
@@ -256,6 +285,9 @@ class Phone:
 
     def _lost(self, reason: str) -> DeviceLost:
         return DeviceLost(f"{self.name}: {reason}")
+
+    def _silent(self, limit_s: float) -> DeviceLost:
+        return self._lost(f"no answer within {limit_s:.0f} s; plug the phone in again")
 
     @contextmanager
     def _service(self, name: str, timeout_s: float) -> Iterator[adbutils.AdbConnection]:
@@ -273,7 +305,7 @@ class Phone:
         try:
             yield
         except (adbutils.AdbTimeout, TimeoutError) as error:
-            raise DeviceError(f"{self.name}: no answer within {timeout_s:.0f} s; plug it in again") from error
+            raise self._silent(timeout_s) from error
         except adbutils.AdbError as error:
             reason = " ".join(str(error).split())
             if "unauthorized" in reason:

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 
 from devices.bench import DeviceLost
+from toolkit.errors import DeviceError
 
 STDIN, STDOUT, STDERR, EXIT = range(4)
 HEADER = struct.Struct("<BI")
 LOG_BYTES = 4000
+LINE_BYTES = 1_000_000
 ARRIVED_S = 5.0
 
 
@@ -47,16 +49,25 @@ class Stream:
 
     def _take_arrived(self) -> None:
         """Read what is there already: a command that was killed meanwhile has left its exit code."""
-        while not self._ended and select.select([self._socket], [], [], 0)[0]:
+        while not self._ended and self._held <= LINE_BYTES and select.select([self._socket], [], [], 0)[0]:
             self._receive(time.monotonic() + ARRIVED_S, ARRIVED_S)
+
+    @property
+    def _held(self) -> int:
+        """Bytes that have arrived and are not read."""
+        return len(self._out) + len(self._raw)
 
     def read_line(self, timeout_s: float) -> str | None:
         """The next line without its end; None where the command has ended.
 
-        Raises `TimeoutError` where none comes within `timeout_s`.
+        Raises `TimeoutError` where none comes within `timeout_s`, `DeviceError` where it grows beyond `LINE_BYTES`.
         """
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._out and not self._ended:
+            if self._held > LINE_BYTES:
+                raise DeviceError(
+                    f"{self._name}: the command printed over {LINE_BYTES / 1e6:g} MB without a line's end"
+                )
             self._receive(deadline, timeout_s)
         if b"\n" not in self._out:
             rest, self._out = self._out, b""

@@ -38,11 +38,15 @@ def runtime_of(target: str) -> RuntimeName | None:
 
 @dataclass(frozen=True)
 class Staged:
-    """A candidate's files on the device: the runner's folder and program, and its whole command line."""
+    """A candidate's files on the device: the runner's folder and program, and its whole command line.
+
+    `scratch` is the folder for what the runtime writes by itself.
+    """
 
     folder: str
     program: str
     arguments: list[str]
+    scratch: str
 
     def command(self, *options: str) -> str:
         """For the device's shell. The runner's libraries lie beside it.
@@ -50,7 +54,7 @@ class Staged:
         The runner takes the shell's place, so that the signal of a connection that closes reaches it.
         """
         words = [f"{self.folder}/{self.program}", *self.arguments, *options]
-        return f"export LD_LIBRARY_PATH={self.folder}; exec " + " ".join(map(shlex.quote, words))
+        return f"export LD_LIBRARY_PATH={self.folder} TMPDIR={self.scratch}; exec {shlex.join(words)}"
 
 
 class AndroidCandidate:
@@ -80,13 +84,21 @@ class AndroidCandidate:
 
 
 class AndroidBench:
-    """A phone for one session."""
+    """A phone for one session. `wait_s` and `stopped` bound the wait for it where it is lost."""
 
     def __init__(
-        self, phone: Phone, abi: str, depot: Depot, clocks: Clocks, threads: int, obtained: Obtained, wait_s: float
+        self,
+        phone: Phone,
+        abi: str,
+        depot: Depot,
+        clocks: Clocks,
+        threads: int,
+        obtained: Obtained,
+        wait_s: float,
+        stopped: Callable[[], bool],
     ) -> None:
         self._phone, self._abi, self._depot, self._clocks = phone, abi, depot, clocks
-        self._threads, self._obtained, self._wait_s = threads, obtained, wait_s
+        self._threads, self._obtained, self._wait_s, self._stopped = threads, obtained, wait_s, stopped
 
     def load(self, source: Source) -> AndroidCandidate:
         staged = self._stage(source)
@@ -110,8 +122,8 @@ class AndroidBench:
         return clock_mhz(self._phone)
 
     def recover(self) -> None:
-        self._phone.wait(self._wait_s)
-        self._clocks.hold_again()
+        self._phone.wait(self._wait_s, self._stopped)
+        self._clocks.hold_again(self._stopped)
 
     def _stage(self, source: Source) -> Staged:
         """Bring a candidate's files to the device, those that are not there."""
@@ -122,7 +134,8 @@ class AndroidBench:
         folder = self._depot.place(runner_files(program), mode=0o700)
         model = f"{self._depot.place([source.path])}/{source.path.name}"
         inputs = self._place_inputs(source)
-        return Staged(folder, program.name, native_runner.arguments(model, inputs, self._threads))
+        words = native_runner.arguments(model, inputs, self._threads)
+        return Staged(folder, program.name, words, self._depot.scratch_folder())
 
     def _place_inputs(self, source: Source) -> list[tuple[str, Sequence[int], str]]:
         """The sample's inputs as raw files: dtype, shape and path on the device."""
@@ -140,7 +153,7 @@ class AndroidBench:
         """A runner of a candidate; at the end of the block it has ended, or its connection is closed, which ends it."""
         what = f"{source.path}: {runtime_of(source.target)} could not run it on {self._phone.name}"
         with self._phone.stream(staged.command(*options)) as lines:
-            runner = NativeRunner(lines, what)
+            runner = NativeRunner(lines, what, self._phone.check)
             yield runner
             with contextlib.suppress(DeviceError):  # closing the connection ends it as well
                 runner.quit()

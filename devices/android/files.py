@@ -34,10 +34,14 @@ class Depot:
         self._whole: set[str] = set()
         self._scratch = f"{ROOT}/session-{session}"
 
+    def scratch_folder(self) -> str:
+        """A folder that does not outlive the session."""
+        self._phone.run(f"mkdir -p {self._scratch}")
+        return self._scratch
+
     def scratch(self, name: str) -> str:
         """A path for a file that does not outlive the session."""
-        self._phone.run(f"mkdir -p {self._scratch}")
-        return f"{self._scratch}/{name}"
+        return f"{self.scratch_folder()}/{name}"
 
     def place(self, files: Sequence[Path], mode: int = 0o600) -> str:
         """Bring files into one folder, which is named by all their hashes; the folder's path.

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from devices.bench import DeviceLost
 from devices.records import Memory
 from toolkit.errors import DeviceError
 
@@ -19,6 +21,7 @@ PROTOCOL = 1
 LOAD_S = 300.0
 RUN_S = 300.0
 ANSWER_S = 60.0
+QUIT_S = 10.0
 QUOTED = 160
 
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -90,11 +93,12 @@ Event = TypeVar("Event", bound=Said)
 class NativeRunner:
     """A runner under way. `what` begins every error: the artifact and where it runs.
 
-    Every method raises `DeviceError` where the runner fails, answers nonsense or does not answer.
+    Every method raises `DeviceError` where the runner fails, answers nonsense or does not answer. Before that,
+    `check_device` raises `DeviceLost` where the whole device does not answer: then the runner is not to blame.
     """
 
-    def __init__(self, lines: Lines, what: str) -> None:
-        self._lines, self._what = lines, what
+    def __init__(self, lines: Lines, what: str, check_device: Callable[[], None] = lambda: None) -> None:
+        self._lines, self._what, self._check_device = lines, what, check_device
         self._answers = True
 
     def ready(self) -> Ready:
@@ -132,14 +136,25 @@ class NativeRunner:
         if not self._answers or self._lines.code is not None:
             return
         self._lines.write("quit")
-        while self._lines.read_line(ANSWER_S) is not None:
+        deadline = time.monotonic() + QUIT_S
+        while self._line(deadline, QUIT_S) is not None:
             pass
 
     def _expect(self, kind: type[Event], timeout_s: float) -> Event:
+        try:
+            return self._event(kind, timeout_s)
+        except DeviceLost:
+            raise
+        except DeviceError:
+            self._check_device()
+            raise
+
+    def _event(self, kind: type[Event], timeout_s: float) -> Event:
         self._answers = False  # until it does
-        line = self._line(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        line = self._line(deadline, timeout_s)
         while line is not None and self._lines.mixed and not line.startswith("{"):
-            line = self._line(timeout_s)
+            line = self._line(deadline, timeout_s)
         if line is None:
             raise DeviceError(f"{self._what}: the runner ended {self._ending()}")
         try:
@@ -152,9 +167,13 @@ class NativeRunner:
         self._answers = True
         return found
 
-    def _line(self, timeout_s: float) -> str | None:
+    def _line(self, deadline: float, timeout_s: float) -> str | None:
+        """The next line; `timeout_s` is the whole wait that ends at `deadline`."""
         try:
-            return self._lines.read_line(timeout_s)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            return self._lines.read_line(left)
         except TimeoutError as error:
             raise DeviceError(
                 f"{self._what}: the runner gave no answer within {timeout_s:.0f} s and was ended{self._tail()}"

@@ -13,6 +13,7 @@ from devices.android import adb, facts
 from devices.android.adb import Attached, Phone
 from devices.android.bench import AndroidBench, runtime_of
 from devices.android.files import Depot
+from devices.android.locks import locked
 from devices.android.runner_files import installed_runner
 from devices.android.state import Clocks, describe, held_clocks, read_cores, read_props
 from devices.bench import drive
@@ -20,7 +21,7 @@ from devices.listed import Listed
 from devices.records import Obtained, Profile
 from devices.requests import Request
 from devices.sessions import Session, Source
-from toolkit.bundle import open_bundle
+from toolkit.bundle import Manifest, open_bundle
 from toolkit.errors import DeviceError, UserError
 
 BUILD = "build it with `handheld devices build-runner` (docs/android.md)"
@@ -30,11 +31,16 @@ def profile_android(bundles: Sequence[Path], request: Request) -> Profile:
     """Time every artifact of `bundles` that a runner of this device's processor can run.
 
     One that its runtime cannot run, or that gives wrong numbers, is a failure of the profile. Raises `CheckFailed` on
-    a changed bundle, `UserError` on a name that fits no phone or several, `DeviceError` where no phone can be used or
-    nothing can be run, and `DeviceLost` where the phone went away and did not come back.
+    a changed bundle, `UserError` on a name that fits no phone or several, `DeviceError` where no phone can be used, it
+    is being measured already, or nothing can be run, and `DeviceLost` where it went away and did not come back.
     """
     manifests = [(bundle, open_bundle(bundle)) for bundle in bundles]
     phone = Phone(adb.choose(adb.attached(), request.which).serial)
+    with locked(phone):
+        return _profile(phone, manifests, request)
+
+
+def _profile(phone: Phone, manifests: Sequence[tuple[Path, Manifest]], request: Request) -> Profile:
     props = read_props(phone)
     abi = props.get("ro.product.cpu.abi", "")
     sources = [
@@ -62,8 +68,12 @@ def _measure(
     threads: int,
     request: Request,
 ) -> None:
+    def stopped() -> bool:
+        return request.journal.stopped
+
     with depot(phone, session, request.keep) as files:
-        bench = AndroidBench(phone, abi, files, clocks, threads, session.plan.obtained, request.wait_s)
+        obtained = session.plan.obtained
+        bench = AndroidBench(phone, abi, files, clocks, threads, obtained, request.wait_s, stopped)
         drive(session, sources, bench)
 
 
@@ -75,7 +85,7 @@ def depot(phone: Phone, session: Session, keep: bool) -> Iterator[Depot]:
         yield files
     finally:
         with contextlib.suppress(DeviceError):
-            if phone.state() == "device":
+            if phone.answers():
                 files.clean_scratch() if keep else files.clean()
 
 

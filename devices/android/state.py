@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from devices.android import facts
 from devices.android.adb import Phone
 from devices.bench import DeviceLost
 from devices.records import Device
+from devices.sessions import Stopped
 from toolkit.errors import DeviceError
 
 FACT_S = 15.0
+#: How long a phone that was started anew takes until its services answer.
+START_S = 60.0
+STEP_S = 0.5
 FIXED = "cmd power set-fixed-performance-mode-enabled"
 
 
@@ -29,10 +34,31 @@ class Clocks:
         self._asked = True
         self.fixed = self._asked = self._phone.shell(f"{FIXED} true").code == 0
 
-    def hold_again(self) -> None:
-        """After the device was gone: it may have been started anew."""
-        if self.fixed:
-            self._phone.shell(f"{FIXED} true")
+    def let_go(self) -> None:
+        """Switch it off: a session that was killed may have left it on. A device that refuses knows no such mode."""
+        self._phone.shell(f"{FIXED} false")
+
+    def hold_again(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """After the device was gone: it may have been started anew.
+
+        Raises `DeviceLost` where it held them before and does not any more: what follows would be another measurement;
+        `Stopped` once `stopped` says so.
+        """
+        deadline = time.monotonic() + START_S
+        while self.fixed and not self._accepted():
+            if stopped():
+                raise Stopped
+            if time.monotonic() >= deadline:
+                raise DeviceLost(f"{self._phone.name}: came back and refuses to hold its clocks")
+            time.sleep(STEP_S)
+
+    def _accepted(self) -> bool:
+        try:
+            return self._phone.shell(f"{FIXED} true").code == 0
+        except DeviceLost:
+            raise
+        except DeviceError:  # its service does not answer yet
+            return False
 
     def release(self) -> None:
         """Switch it off, also where the answer to switching it on was lost; nothing where the device is gone."""
@@ -43,11 +69,13 @@ class Clocks:
 
 @contextmanager
 def held_clocks(phone: Phone, wanted: bool) -> Iterator[Clocks]:
-    """Fixed clocks within the block, where they are wanted and the device can."""
+    """Fixed clocks within the block, where they are wanted and the device can; else free ones."""
     clocks = Clocks(phone)
     try:
         if wanted:
             clocks.hold()
+        else:
+            clocks.let_go()
         yield clocks
     finally:
         clocks.release()

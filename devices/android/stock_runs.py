@@ -12,6 +12,7 @@ from pathlib import Path
 from devices.android import adb, stock
 from devices.android.adb import Phone, Result
 from devices.android.files import Depot
+from devices.android.locks import locked
 from devices.android.stock import StockResult
 from toolkit.errors import DeviceError, unknown_name
 
@@ -32,19 +33,21 @@ def drive_stock(
 
     The binary is known by its file's name: `executor_runner`, `onnxruntime_perf_test` or `benchmark_model`. `which` is
     what follows the colon in `android:WHICH`. Everything copied is deleted at the end. Raises `UserError` for another
-    binary and for a phone's name that does not fit, `DeviceError` where the binary fails or tells no figures.
+    binary and for a phone's name that does not fit, `DeviceError` where the binary fails or tells no figures, and where
+    the phone is being measured already.
     """
     if program.name not in DRIVERS:
         raise unknown_name("stock binary", program.name, DRIVERS)
     phone = Phone(adb.choose(adb.attached(), which).serial)
     depot = Depot(phone, f"stock-{uuid.uuid4().hex[:12]}")
-    try:
-        folder = depot.place([program, *libraries], mode=0o700)
-        place = f"{depot.place([model])}/{model.name}"
-        return DRIVERS[program.name](phone, depot, f"{folder}/{program.name}", place, runs, threads)
-    finally:
-        with contextlib.suppress(DeviceError):
-            depot.clean()
+    with locked(phone):
+        try:
+            folder = depot.place([program, *libraries], mode=0o700)
+            place = f"{depot.place([model])}/{model.name}"
+            return DRIVERS[program.name](phone, depot, f"{folder}/{program.name}", place, runs, threads)
+        finally:
+            with contextlib.suppress(DeviceError):
+                depot.clean()
 
 
 def _executor_runner(phone: Phone, depot: Depot, program: str, model: str, runs: int, threads: int) -> StockResult:
@@ -70,8 +73,9 @@ def _benchmark_model(phone: Phone, depot: Depot, program: str, model: str, runs:
 
 
 def _run(phone: Phone, command: Sequence[str]) -> Result:
+    """The binary takes the shell's place, so that the signal of a connection that closes reaches it."""
     folder = command[0].rpartition("/")[0]
-    return phone.shell(f"export LD_LIBRARY_PATH={folder}; {shlex.join(command)}", RUN_S)
+    return phone.shell(f"export LD_LIBRARY_PATH={folder}; exec {shlex.join(command)}", RUN_S)
 
 
 def _read(program: str, done: Result, read: Callable[[str], StockResult]) -> StockResult:

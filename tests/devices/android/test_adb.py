@@ -14,6 +14,7 @@ import pytest
 from devices.android import adb
 from devices.android.adb import Attached, Phone, attached, choose, read_devices
 from devices.bench import DeviceLost
+from devices.sessions import Stopped
 from tests.devices.android.loopback.fixture import phones
 from tests.devices.android.loopback.fleet import Fleet, free_port, wait_for_end_of
 from tests.programs import needs
@@ -202,9 +203,41 @@ def test_nothing_outside_of_the_sandbox_can_be_reached(phones: Fleet, tmp_path: 
 def test_a_command_that_never_answers(phones: Fleet) -> None:
     phone = Phone(phones.add(faults=["hang=getprop"]).serial)
     started = time.monotonic()
-    with pytest.raises(DeviceError, match="no answer within 1 s"):
+    with pytest.raises(DeviceError, match="`getprop` gave no answer within 1 s") as raised:
         phone.shell("getprop", timeout_s=1)
+    assert not isinstance(raised.value, DeviceLost)  # the phone itself answers
     assert time.monotonic() - started < 20
+
+
+def test_a_line_without_end_is_not_read_for_ever(phones: Fleet) -> None:
+    handset = phones.add()
+    program = handset.folder / "tmp" / "endless"
+    program.write_text("#!/bin/sh\nhead -c 3000000 /dev/zero\necho\n")
+    program.chmod(0o755)
+    with (
+        pytest.raises(DeviceError, match="the command printed over 1 MB without a line's end"),
+        Phone(handset.serial).stream(f"{HOME}/endless") as stream,
+    ):
+        stream.read_line(20)
+
+
+def test_a_phone_that_hangs_is_lost(phones: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adb, "ALIVE_S", 1.0)
+    monkeypatch.setattr(adb, "ANSWER_S", 1.0)
+    phone = Phone(phones.add(faults=["hang="]).serial)  # whatever the command
+    assert not phone.answers()
+    with pytest.raises(DeviceLost, match="no answer within 1 s; plug the phone in again"):
+        phone.shell("getprop", timeout_s=1)
+    with pytest.raises(DeviceLost):
+        phone.wait(1)
+
+
+def test_waiting_for_a_phone_ends_where_somebody_stops_it(phones: Fleet) -> None:
+    handset = phones.add()
+    phone = Phone(handset.serial)
+    handset.end()
+    with pytest.raises(Stopped):
+        phone.wait(20, stopped=lambda: True)
 
 
 def test_a_connection_that_breaks_in_a_push_comes_back(phones: Fleet, tmp_path: Path) -> None:

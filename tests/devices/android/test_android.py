@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from devices import profile, store
-from devices.android import native_runner, runner_files, state
+from devices.android import adb, native_runner, runner_files, state
+from devices.android.profiler import profile_android
 from devices.bench import DeviceLost
+from devices.journal import Journal
 from devices.listed import Listed
 from devices.listing import list_devices
 from devices.records import Profile
-from devices.sessions import Session
+from devices.requests import Request
+from devices.sessions import Session, Stopped
 from tests.command_line import handheld, refusal
 from tests.devices.android.loopback import runner
 from tests.devices.android.loopback.fixture import phones
@@ -31,6 +36,25 @@ HELD = "cmd power set-fixed-performance-mode-enabled"
 #: A fault after at most 13 runs: one first, and warm-up until it is steady, 12 at most.
 IN_A_ROUND = "drop-run=16"
 Measure = Callable[..., Profile]
+
+
+@dataclass
+class Watching:
+    """Looks on: does something in the first round, and when the device is lost."""
+
+    in_a_round: Callable[[], object] = lambda: None
+    when_lost: Callable[[], object] = lambda: None
+    happened: list[str] = field(default_factory=list)
+
+    def seen(self, session: Session, event: object) -> None:
+        if session.rounds_done == 1 and "round" not in self.happened:
+            self.happened.append("round")
+            self.in_a_round()
+
+    def said(self, session: Session, text: str) -> None:
+        if text.startswith("lost: "):
+            self.happened.append("lost")
+            self.when_lost()
 
 
 @pytest.fixture
@@ -98,11 +122,25 @@ def test_clocks_are_held_for_the_session_and_then_let_go(phones: Fleet, measure:
     assert held(phone) == ["true", "false"]
 
 
-def test_clocks_are_left_alone_where_the_user_says_so(phones: Fleet, measure: Measure) -> None:
+def test_clocks_that_a_killed_session_left_held_are_free_where_the_user_says_so(
+    phones: Fleet, measure: Measure
+) -> None:
     phone = phones.add("pixel8")
     (record,) = measure(fixed_clocks=False).records
     assert record.device.clock_mode == "free"
-    assert held(phone) == []
+    assert held(phone) == ["false"]
+
+
+def test_a_phone_that_comes_back_and_refuses_fixed_clocks_is_not_measured_further(
+    phones: Fleet, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "START_S", 1.0)
+    phone = phones.add("pixel8", [IN_A_ROUND])
+    refusing = Watching(in_a_round=lambda: phone.change(commands={f"{HELD} true": "20"}))
+    with pytest.raises(DeviceLost, match=r"came back and refuses to hold its clocks; [1-9]\d* of 20 rounds are in"):
+        measure(iterations=10, watch=refusing)
+    assert held(phone).count("true") > 2  # a phone that starts needs a while
+    check_nothing_left(phone)
 
 
 def test_a_phone_without_fixed_clocks(phones: Fleet, measure: Measure) -> None:
@@ -286,6 +324,62 @@ def test_a_runner_that_is_killed_between_rounds_is_left_out(
     assert record.interruptions == 0
     assert "the runner ended by SIGKILL, probably out of memory" in failure.reason
     check_nothing_left(phone)
+
+
+@pytest.mark.slow
+def test_a_phone_that_hangs_is_lost_and_no_candidate_to_blame(
+    phones: Fleet, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_runner, "RUN_S", 1.0)
+    monkeypatch.setattr(native_runner, "QUIT_S", 1.0)
+    monkeypatch.setattr(adb, "ALIVE_S", 2.0)
+    monkeypatch.setattr(adb, "ANSWER_S", 2.0)
+    phone = phones.add("pixel8", ["silent=16"])
+    with pytest.raises(DeviceLost, match=r"[1-9]\d* of 20 rounds are in the store") as raised:
+        measure(iterations=10, wait_s=2.0)
+    assert [failure.kind for failure in raised.value.failures] == ["lost"]
+    phones.restart(phone)
+    (record,) = measure(iterations=10, resume=True).records
+    assert len(record.latency.iterations_ms) == 20
+    assert record.interruptions == 1
+    check_nothing_left(phone)
+
+
+def test_a_phone_is_not_measured_twice_at_once(phones: Fleet, measure: Measure) -> None:
+    phone = phones.add("pixel8")
+    refused = rf"^android:{phone.serial}: is being measured already; wait for that to end$"
+
+    def measure_again() -> None:
+        with pytest.raises(DeviceError, match=refused):
+            measure(f"android:{phone.serial}")
+
+    watching = Watching(in_a_round=measure_again)
+    assert measure(watch=watching).records
+    assert watching.happened == ["round"]
+    assert measure().records  # whoever ended no longer stands in the way
+
+
+def test_two_phones_are_measured_at_once(phones: Fleet, measure: Measure) -> None:
+    first, second = phones.add("pixel8"), phones.add("galaxy_s9")
+    watching = Watching(in_a_round=lambda: measure(f"android:{second.serial}"))
+    assert measure(f"android:{first.serial}", watch=watching).records
+
+
+def test_the_profile_of_a_runtime_that_was_cut_off_does_not_stay(phones: Fleet, measure: Measure) -> None:
+    phone = phones.add("pixel8", ["drop-traced=1"])
+    (record,) = measure(operators=True).records
+    assert record.operators
+    check_nothing_left(phone)
+
+
+def test_a_phone_that_is_waited_for_can_be_given_up(phones: Fleet, make_bundle: MakeBundle, installed: None) -> None:
+    phone = phones.add("pixel8", [f"{IN_A_ROUND}:for-good"])
+    watching = Watching()
+    journal = Journal(None, watching)
+    watching.when_lost = lambda: threading.Timer(1.0, journal.stop).start()
+    with pytest.raises(Stopped):
+        profile_android([make_bundle()], Request(journal, which=phone.serial, wait_s=60.0))
+    assert watching.happened == ["round", "lost"]
 
 
 def test_a_connection_that_breaks_in_a_push_is_waited_for(phones: Fleet, measure: Measure) -> None:

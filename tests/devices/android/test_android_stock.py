@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from devices.android import adb, locks, stock_runs
 from devices.android.stock_runs import drive_stock
 from tests.devices.android.loopback.fixture import phones
-from tests.devices.android.loopback.fleet import Fleet
+from tests.devices.android.loopback.fleet import Fleet, wait_for_end_of
 from tests.programs import needs
 from toolkit.errors import DeviceError, UserError
 
@@ -51,6 +52,29 @@ def test_litert(phones: Fleet, tmp_path: Path, model: Path) -> None:
     found = drive_stock(program, model)
     assert (found.runs, found.mean_ms, found.load_ms) == (50, pytest.approx(24.9684), 16.242)
     assert phone.files == []
+    # it takes the place of the phone's shell, whose end is its own then
+    assert any("; exec /data/local/tmp/handheld/" in service for service in phone.services)
+
+
+def test_a_binary_that_hangs_is_ended(
+    phones: Fleet, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stock_runs, "RUN_S", 1.0)
+    phone = phones.add()
+    with pytest.raises(DeviceError, match="gave no answer within 1 s"):
+        drive_stock(binary(tmp_path, "benchmark_model", "exec sleep 300.5\n"), model)
+    wait_for_end_of("sleep 300.5")
+    assert phone.files == []
+
+
+def test_a_phone_that_is_being_measured_is_left_alone(phones: Fleet, tmp_path: Path, model: Path) -> None:
+    phone = phones.add()
+    with (
+        locks.locked(adb.Phone(phone.serial)),
+        pytest.raises(DeviceError, match="is being measured already; wait for that to end"),
+    ):
+        drive_stock(binary(tmp_path, "benchmark_model", "exit 1\n"), model)
+    assert phone.services == []
 
 
 def test_onnx_runtime(phones: Fleet, tmp_path: Path, model: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 
 import pytest
 
+from devices.android import native_runner
 from devices.android.native_runner import NativeRunner, arguments
+from devices.bench import DeviceLost
 from toolkit.errors import DeviceError
 
 READY = {"event": "ready", "protocol": 1, "runtime": "ExecuTorch 1.5.1", "threads": 4, "load_ms": 12.5, "pid": 7}
@@ -110,6 +113,50 @@ def test_a_silent_runner_is_not_asked_to_quit() -> None:
         driven.run(1)
     driven.quit()
     assert said.heard == ["run 1"]
+
+
+class Chatting(Said):
+    """Prints lines of a log without end, a hundred in a second."""
+
+    def read_line(self, timeout_s: float) -> str | None:
+        if self.lines:
+            return super().read_line(timeout_s)
+        time.sleep(0.01)
+        self.heard.append("(a line was read)")
+        assert len(self.heard) < 1000, "there is no end to the reading"
+        return "WARNING: linker: unused DT entry"
+
+
+def test_lines_of_a_log_do_not_prolong_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_runner, "LOAD_S", 0.5)
+    driven = NativeRunner(Chatting([], mixed=True), "model.pte")
+    with pytest.raises(DeviceError, match="the runner gave no answer within 0 s"):
+        driven.ready()
+
+
+def test_a_runner_that_does_not_quit_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_runner, "QUIT_S", 0.5)
+    driven = NativeRunner(Chatting([READY]), "model.pte")
+    driven.ready()
+    with pytest.raises(DeviceError, match="the runner gave no answer within 0 s"):
+        driven.quit()
+
+
+def test_a_silent_runner_that_is_asked_to_quit() -> None:
+    driven, _ = runner(READY, "(silence)")
+    driven.ready()
+    with pytest.raises(DeviceError, match="the runner gave no answer within 10 s"):
+        driven.quit()
+
+
+@pytest.mark.parametrize("line", ["(silence)", "Segmentation fault", {"event": "error", "stage": "load"}])
+def test_a_runner_is_not_to_blame_where_its_device_is_lost(line: str | dict[str, object]) -> None:
+    def lost() -> None:
+        raise DeviceLost("android:X: no answer")
+
+    driven = NativeRunner(Said([line]), "model.pte", lost)
+    with pytest.raises(DeviceLost, match="android:X: no answer"):
+        driven.ready()
 
 
 def test_a_log_in_the_output_is_skipped_on_phones_that_mix_the_two() -> None:

@@ -440,11 +440,14 @@ class TestBoundedPrograms:
         with pytest.raises(DeviceError, match="a test: sh did not end within 1 s and was ended"):
             run_logged(["sh", "-c", f"cd {tmp_path}; {script}"], "a test", 1, tmp_path / "log")
 
-        child = int((tmp_path / "child").read_text())
-        deadline = time.monotonic() + 30
-        while running(child) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not running(child)
+        assert ends(int((tmp_path / "child").read_text()))
+
+    def test_a_daemon_that_is_left_behind_is_ended_and_not_waited_for(self, tmp_path: Path) -> None:
+        script = f"sleep 120 & echo $! > {tmp_path}/child; echo done"
+
+        assert run_logged(["sh", "-c", script], "a test", 60, tmp_path / "log") == "done\n"
+
+        assert ends(int((tmp_path / "child").read_text()))
 
     @pytest.mark.parametrize(
         ("output", "line"),
@@ -459,6 +462,14 @@ class TestBoundedPrograms:
     )
     def test_the_telling_line_is_the_error_or_the_last(self, output: str, line: str) -> None:
         assert telling_line(output) == line
+
+
+def ends(process: int) -> bool:
+    """Whether it ends within a while."""
+    deadline = time.monotonic() + 30
+    while running(process) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not running(process)
 
 
 def running(process: int) -> bool:

@@ -9,6 +9,8 @@ KNOWN = {
     "unauthorized": "the phone never accepts this computer",
     "drop-push": "the connection breaks after VALUE bytes of pushed files",
     "drop-run": "the connection breaks after VALUE timed runs, all programs together",
+    "drop-traced": "the connection breaks when program VALUE that traces has run",
+    "silent": "the phone answers nothing any more after timed run VALUE, all programs counted, but stays connected",
     "freeze": "the program that makes timed run VALUE, all programs counted, stops for ever after it",
     "kill": "the program that makes timed run VALUE, all programs counted, is killed after it, as for want of memory",
     "full": "a file that is pushed finds no space",
@@ -19,7 +21,7 @@ KNOWN = {
 }
 
 #: Those that wait for their time, and happen once.
-COUNTED = ("drop-push", "drop-run", "freeze", "kill")
+COUNTED = ("drop-push", "drop-run", "drop-traced", "silent", "freeze", "kill")
 
 
 @dataclass

@@ -23,6 +23,10 @@ class Command:
     words: list[Word] = field(default_factory=list)
     redirections: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def texts(self) -> list[str]:
+        return [word.text for word in self.words]
+
 
 def parse(line: str) -> list[Command]:
     """Raises `ValueError` for what is not of this language."""

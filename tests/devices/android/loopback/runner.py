@@ -68,7 +68,7 @@ def load(given: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_profiling = given.trace
-    options.profile_file_prefix = str(Path(given.model).parent / "profile")
+    options.profile_file_prefix = f"{os.environ['TMPDIR']}/handheld-profile-{os.getpid()}-"
     session = onnxruntime.InferenceSession(given.model, options, providers=["CPUExecutionProvider"])
     feed = {}
     for text, info in zip(given.input, session.get_inputs(), strict=True):

@@ -16,7 +16,7 @@ from tests.devices.android.loopback.commands import COMMANDS, State
 from tests.devices.android.loopback.faults import Faults
 from tests.devices.android.loopback.parsing import Command, parse
 from tests.devices.android.loopback.phone import Phone
-from tests.devices.android.loopback.sandbox import Sandbox
+from tests.devices.android.loopback.sandbox import HOME, Sandbox
 from tests.devices.android.loopback.wire import Closed, Stream
 
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
@@ -31,6 +31,7 @@ class Pipe:
 
     def __init__(self, stream: Stream, framed: bool) -> None:
         self._stream, self._framed = stream, framed
+        self.hush = stream.hush
 
     async def write(self, kind: int, data: bytes) -> None:
         if not self._framed:
@@ -66,7 +67,7 @@ class Shell:
         self.pipe = Pipe(stream, framed)
         self.state = State(phone, sandbox)
         self._faults, self._drop = faults, drop
-        self._exported: dict[str, str] = {}
+        self._exported = {"TMPDIR": HOME}  # so adbd sets it
 
     async def run(self, line: str) -> None:
         hang = self._faults.value("hang")
@@ -213,6 +214,11 @@ class Shell:
             if b'"ran"' in line and self._faults.counted("drop-run", 1):
                 self._drop()
                 raise Closed
+            if b'"ran"' in line and "--trace" in command.texts and self._faults.counted("drop-traced", 1):
+                self._drop()
+                raise Closed
+            if b'"ran"' in line and self._faults.counted("silent", 1):
+                self.pipe.hush()
             await self._write(STDOUT, self.state.sandbox.outward(line), command)
             if b'"ran"' in line and self._faults.counted("kill", 1):
                 os.killpg(process.pid, signal.SIGKILL)

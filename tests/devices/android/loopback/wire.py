@@ -73,6 +73,10 @@ class Stream:
         data, self._buffer = self._buffer[:count], self._buffer[count:]
         return data
 
+    def hush(self) -> None:
+        """Send and take nothing more on the whole connection, as a phone that hangs."""
+        self._connection.silent = True
+
     def arrived(self, data: bytes) -> None:
         self._arrived.put_nowait(data)
 
@@ -103,8 +107,11 @@ class Connection:
         self._streams: dict[int, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.max_payload = 4096
+        self.silent = False
 
     async def send(self, command: int, first: int, second: int, data: bytes = b"") -> None:
+        if self.silent:
+            return
         header = HEADER.pack(command, first, second, len(data), sum(data) & 0xFFFFFFFF, command ^ 0xFFFFFFFF)
         try:
             self._writer.write(header + data)
@@ -119,7 +126,9 @@ class Connection:
                 command, first, second, length, _, magic = HEADER.unpack(await self._reader.readexactly(HEADER.size))
                 if magic != command ^ 0xFFFFFFFF:
                     return
-                await self._take(command, first, second, await self._reader.readexactly(length))
+                data = await self._reader.readexactly(length)
+                if not self.silent:
+                    await self._take(command, first, second, data)
         except (asyncio.IncompleteReadError, ConnectionError, Closed):
             pass
         finally:
