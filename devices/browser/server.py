@@ -126,8 +126,8 @@ class Site:
 
     def _has_key(self, scope: Scope) -> bool:
         """Whether a request is of somebody who was let in: its address begins with `/v/KEY/`."""
-        _, place, key, *_ = [*scope["path"].split("/"), "", ""]
-        return place == "v" and key in self.visits
+        path: str = scope["path"]
+        return path.startswith("/v/") and path.split("/")[2] in self.visits
 
     async def _open(self, request: HttpRequest) -> Response:
         right = hmac.compare_digest(request.path_params["token"].encode(), self.token.encode())
