@@ -207,7 +207,7 @@ def _engine(url: str) -> Engine:
 def _bounds(url: URL) -> dict[str, Any]:
     """What bounds every wait for a store; what the URL itself says goes before it."""
     if url.get_backend_name() == "sqlite":
-        return {"timeout": LOCK_S}
+        return {} if "timeout" in url.query else {"timeout": LOCK_S}
     if url.drivername != "postgresql+psycopg":
         return {}
     options = f"-c statement_timeout={LOCK_S}s {url.query.get('options', '')}"  # the last one counts
