@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from pydantic import TypeAdapter, ValidationError
@@ -36,16 +36,15 @@ class Journal:
         return self._stop.is_set()
 
     @contextmanager
-    def session(self, plan: Plan, resume: bool = False) -> Iterator[Session]:
+    def session(self, plan: Plan, resume: bool = False, leave: Collection[str] = ()) -> Iterator[Session]:
         """A session of `plan`, whose events are in the store before anything follows them.
 
-        With `resume`, it is the last unfinished session that asked for the same and has a candidate left, if there is
-        one. At the end of the
-        block its records are kept and it counts as finished; where the block raises, it waits to be resumed. Raises
-        `UserError` where the store cannot be used.
+        With `resume`, it is the last unfinished session that asked for the same, has a candidate left and is none of
+        those to `leave`, by their ids, if there is one. At the end of the block its records are kept and it counts as
+        finished; where the block raises, it waits to be resumed. Raises `UserError` where the store cannot be used.
         """
         with store.opened(self.url) as engine:
-            session = self._unfinished(engine, plan) if resume else None
+            session = self._unfinished(engine, plan, leave) if resume else None
             if session is None:
                 session = self._new(engine, plan)
                 if resume:
@@ -93,8 +92,10 @@ class Journal:
             )
         return self._kept(engine, plan, [])
 
-    def _unfinished(self, engine: Engine, plan: Plan) -> Session | None:
-        asked = select(SessionRow).where(SessionRow.fingerprint == plan.fingerprint, SessionRow.finished.is_(False))
+    def _unfinished(self, engine: Engine, plan: Plan, leave: Collection[str]) -> Session | None:
+        asked = select(SessionRow).where(
+            SessionRow.fingerprint == plan.fingerprint, SessionRow.finished.is_(False), SessionRow.id.not_in(leave)
+        )
         with orm.Session(engine) as database:
             rows = database.scalars(asked.order_by(SessionRow.created.desc())).all()
             for row in rows:

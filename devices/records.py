@@ -66,13 +66,13 @@ class Repeat(StrictModel):
     """Rounds without a pause between them: a time for each, in ms, outliers included.
 
     Before them `waited_s` seconds passed for the device to cool; `cooled` is False where the limit of that wait ended
-    it. Temperature and clock are those at its start.
+    it, and None where nothing could tell. Temperature and clock are those at its start.
     """
 
     iterations_ms: list[float]
     started: str
     waited_s: float = 0.0
-    cooled: bool = True
+    cooled: bool | None = True
     temperature_c: float | None = None
     clock_mhz: float | None = None
 

@@ -110,7 +110,7 @@ class Began(StrictModel):
     repeat: int
     started: str
     waited_s: float
-    cooled: bool
+    cooled: bool | None
     temperature_c: float | None
     clock_mhz: float | None
 

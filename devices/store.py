@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from platformdirs import user_data_path
 from pydantic import ValidationError
-from sqlalchemy import Engine, create_engine, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -27,8 +27,17 @@ from toolkit.files import write_atomic
 
 LINE_VERSION = 1
 CONNECT_S = 10  # until a server that does not answer is given up
-LOCK_S = 60  # until one that another migrates is
-LOCK = 0x68616E64  # Handheld's number among PostgreSQL's advisory locks
+LOCK_S = 60  # until one that another writes to is, and a statement on a server
+LOCK = 0x68616E64  # Handheld's number among PostgreSQL's advisory locks: for migrations; the next one is for imports
+NAME = 200  # characters of a name that queries ask for; the record has it whole
+#: How soon a connection to a server that is gone is known to be: seconds, and for the last, milliseconds.
+KEPT_ALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 _MIGRATING = threading.Lock()
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -60,6 +69,7 @@ def bring_in(records: Sequence[ProfileRecord], url: str | None = None) -> int:
     url = url or default_url()
     sessions = {record.session for record in records}
     with opened(url) as engine, Session(engine) as session, session.begin():
+        _lock(session.connection(), LOCK + 1)  # two at once would both find that a record is not there
         held = session.scalars(select(ProfileRow).where(ProfileRow.session.in_(sessions)))
         known = {_key(_record(row.record, url)) for row in held}
         new = {key: record for record in records if (key := _key(record)) not in known}
@@ -72,10 +82,11 @@ def load(url: str | None = None, bundle: str | None = None) -> list[ProfileRecor
     url = url or default_url()
     query = select(ProfileRow).order_by(ProfileRow.id)
     if bundle is not None:
-        query = query.where(ProfileRow.bundle == bundle)
+        query = query.where(ProfileRow.bundle == bundle[:NAME])
     with opened(url) as engine, Session(engine) as session:
         rows = [row.record for row in session.scalars(query)]
-    return [_record(row, url) for row in rows]
+    records = [_record(row, url) for row in rows]
+    return [record for record in records if bundle is None or record.bundle == bundle]
 
 
 @contextmanager
@@ -175,8 +186,7 @@ def _key(record: ProfileRecord) -> tuple[str | int, ...]:
 
 def _engine(url: str) -> Engine:
     try:
-        bounded = {"connect_timeout": CONNECT_S} if make_url(url).drivername == "postgresql+psycopg" else {}
-        engine = create_engine(url, connect_args=bounded)
+        engine = create_engine(url, connect_args=_bounds(make_url(url)), pool_pre_ping=True)
     except ModuleNotFoundError as error:
         if not url.startswith("postgresql"):
             raise _unusable(url, error) from error
@@ -194,6 +204,26 @@ def _engine(url: str) -> Engine:
     return engine
 
 
+def _bounds(url: URL) -> dict[str, Any]:
+    """What bounds every wait for a store; what the URL itself says goes before it."""
+    if url.get_backend_name() == "sqlite":
+        return {} if "timeout" in url.query else {"timeout": LOCK_S}
+    if url.drivername != "postgresql+psycopg":
+        return {}
+    options = f"-c statement_timeout={LOCK_S}s {url.query.get('options', '')}"  # the last one counts
+    bounds = {"connect_timeout": CONNECT_S, **KEPT_ALIVE}
+    return {name: value for name, value in bounds.items() if name not in url.query} | {"options": options.strip()}
+
+
+def _lock(connection: Connection, number: int) -> None:
+    """Let nobody else who takes this lock go on before the transaction that begins here has ended; at most `LOCK_S`."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({number})"))
+    elif connection.dialect.name == "sqlite":
+        # of its own accord Python begins before a change of rows only: not to read, nor to change tables
+        connection.execute(text("BEGIN IMMEDIATE"))
+
+
 def _unusable(url: str, error: Exception) -> UserError:
     reason = " ".join(str(error).splitlines()[:1])[:160]
     return UserError(
@@ -202,13 +232,13 @@ def _unusable(url: str, error: Exception) -> UserError:
 
 
 def row_of(record: ProfileRecord) -> ProfileRow:
-    """What the store keeps of a record."""
+    """What the store keeps of a record: it whole, and what queries ask for, names cut where columns end."""
     return ProfileRow(
         created=record.created,
         session=record.session,
-        bundle=record.bundle,
+        bundle=record.bundle[:NAME],
         target=record.target,
-        device=record.device.name,
+        device=record.device.name[:NAME],
         artifact_sha256=record.artifact_sha256,
         p50_ms=record.latency.p50,
         record=record.model_dump(mode="json"),
@@ -224,9 +254,7 @@ def _migrate(engine: Engine) -> None:
         if MigrationContext.configure(connection).get_current_revision() == newest:
             return
     with _MIGRATING, engine.begin() as connection:  # alembic's own state is one for all threads
-        if engine.dialect.name == "postgresql":
-            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_S}s'"))
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+        _lock(connection, LOCK)
         if MigrationContext.configure(connection).get_current_revision() != newest:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import os
 import tarfile
+import time
 import urllib.request
+import zlib
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +37,7 @@ VARIABLE = "HANDHELD_ORT_WEB"
 PACKAGE = "package.json"
 PART = 1 << 20
 TIMEOUT_S = 30.0
+TRIES, PAUSE_S = 2, 1.0
 LARGEST_FILE = 100 << 20
 LARGEST_DOWNLOAD = 200 << 20
 
@@ -42,6 +47,10 @@ class Assets(NamedTuple):
 
     folder: Path
     version: str
+
+
+class _OtherContent(Exception):
+    """What was fetched is not what was published."""
 
 
 def cached() -> Assets | None:
@@ -65,13 +74,30 @@ def assets() -> Assets:
     found = cached()
     if found is not None:
         return found
+    return _fetched(TRIES)
+
+
+def _fetched(tries: int) -> Assets:
+    """The runtime, fetched now by this process or another; a network may fail `tries` times."""
     try:
         return _fetch()
-    except OSError as error:
-        raise UserError(
-            f"onnxruntime-web {VERSION}: could not be fetched ({error}); where there is a network, "
-            f"`npm pack onnxruntime-web@{VERSION}`, and name the file here: {VARIABLE}=FILE"
-        ) from error
+    except (OSError, HTTPException, _OtherContent) as error:
+        found = cached()  # another process may have been quicker
+        if found is not None:
+            return found
+        if tries == 1:
+            raise _not_fetched(error) from error
+    time.sleep(PAUSE_S)
+    return _fetched(tries - 1)
+
+
+def _not_fetched(error: Exception) -> UserError:
+    if isinstance(error, _OtherContent):
+        return UserError(f"{URL}: {error}; try again")
+    return UserError(
+        f"onnxruntime-web {VERSION}: could not be fetched ({str(error) or type(error).__name__}); where there is a "
+        f"network, `npm pack onnxruntime-web@{VERSION}`, and name the file here: {VARIABLE}=FILE"
+    )
 
 
 def _cache() -> Path:
@@ -91,7 +117,11 @@ def _own(path: Path) -> Assets:
         raise UserError(f"{VARIABLE}={path}: no such folder or tarball")
     folder = user_cache_path("handheld") / f"onnxruntime-web-of-{sha256(path)[:16]}"
     if not folder.is_dir():
-        _unpack(path, folder)
+        try:
+            _unpack(path, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was quicker
+                raise
     return Assets(folder, _version((folder / PACKAGE).read_bytes()))
 
 
@@ -109,8 +139,9 @@ def _fetch() -> Assets:
     with atomic_file(folder.with_suffix(".tgz")) as tarball:
         found = _download(tarball)
         if found != INTEGRITY:
-            raise UserError(f"{URL}: its content is not what was published (its hash does not fit); try again")
-        _unpack(tarball, folder)
+            raise _OtherContent("its content is not what was published (its hash does not fit)")
+        if cached() is None:  # else another process was quicker, and may use it already
+            _unpack(tarball, folder)
     folder.with_suffix(".tgz").unlink(missing_ok=True)
     return Assets(folder, VERSION)
 
@@ -119,13 +150,14 @@ def _download(path: Path) -> str:
     """Write the tarball to `path`; the hash of it, as npm writes it."""
     digest = hashlib.sha512()
     with urllib.request.urlopen(URL, timeout=TIMEOUT_S) as answer, path.open("wb") as file:
-        megabytes = int(answer.headers.get("Content-Length") or 0) // PART + 1
+        told = answer.headers.get("Content-Length") or ""
+        megabytes = (int(told[:12]) if told.isdecimal() else 0) // PART + 1
         with track(f"onnxruntime-web {VERSION} (MB)", megabytes) as progress:
             size = 0
             while part := answer.read(PART):
                 size += len(part)
                 if size > LARGEST_DOWNLOAD:
-                    raise UserError(f"{URL}: is larger than any release of it; try again")
+                    raise _OtherContent("is larger than any release of it")
                 digest.update(part)
                 file.write(part)
                 progress.update(size // PART + 1)
@@ -142,7 +174,11 @@ def _unpack(tarball: Path, folder: Path) -> None:
                 content = archive.extractfile(member) if name and member.isfile() else None
                 if name is not None and content is not None and member.size <= LARGEST_FILE:
                     (unpacked / name).write_bytes(content.read())
+            while archive.fileobj is not None and archive.fileobj.read(PART):
+                pass  # to the end, where the sum of all stands and is checked
             if wanted:
                 raise UserError(f"{tarball}: lacks {', '.join(wanted)}; name the package onnxruntime-web")
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{tarball}: is no npm package; name the tarball of onnxruntime-web") from error
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(
+            f"{tarball}: is no npm package, or a damaged one; name the tarball of onnxruntime-web"
+        ) from error

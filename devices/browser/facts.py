@@ -12,6 +12,8 @@ from toolkit.schema import StrictModel
 
 #: One line of printable text: what comes from a page is shown in a terminal.
 Text = Annotated[str, StringConstraints(max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
+#: One that becomes part of a device's name, for which stores have a column.
+Short = Annotated[Text, StringConstraints(max_length=80)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 #: What graphics processors call themselves that are played by the processor.
@@ -72,9 +74,9 @@ class Facts(StrictModel):
     """What the page found. `clock_ms` is the smallest step of its clock, `model` as user-agent client hints have it."""
 
     user_agent: Text
-    platform: Text | None = None
-    platform_version: Text | None = None
-    model: Text | None = None
+    platform: Short | None = None
+    platform_version: Short | None = None
+    model: Short | None = None
     cores: Annotated[int, Field(ge=1, le=4096)] | None = None
     device_memory_gib: Positive | None = None
     charging: bool | None = None

@@ -190,9 +190,9 @@ def _begin(
     ]
     versions = {**plan.versions, "onnxruntime-web": version}
     plan = plan.model_copy(update={"candidates": candidates, "versions": versions})
-    # a second phone of the same kind has a session of its own
-    taken = any(v.is_under_way and v.session.plan.fingerprint == plan.fingerprint for v in site.visits.values())
-    visit.start(plan, [s for _, s in pairs], facts, version, request.journal, request.resume and not taken)
+    # a second phone of the same kind goes on with a session of its own
+    taken = [other.session.plan.session for other in site.visits.values() if other.is_under_way]
+    visit.start(plan, [s for _, s in pairs], facts, version, request.journal, request.resume, taken)
     for number, planned in enumerate(visit.session.plan.candidates):
         if planned.unit not in offers and visit.session.of(Failed, number) is None:
             reason = f"{planned.target}: this browser offers no {planned.unit} on this page"
@@ -271,11 +271,14 @@ async def _wait(site: Site, request: Request, patience: Patience, serving: async
     loop = asyncio.get_running_loop()
     opened = loop.time()
     while not serving.done():
+        slept = loop.time()
         await asyncio.sleep(TICK_S)
+        late = loop.time() - slept - TICK_S
         if site.stopped or site.error is not None or request.journal.stopped:
             return
         visits = list(site.visits.values())
         for visit in visits:
+            visit.bear_with(late)
             allowed = patience.silent_s if visit.patience is None else visit.patience
             if visit.is_under_way and loop.time() - visit.heard > allowed:
                 visit.lose("browser: the page was closed or is silent")

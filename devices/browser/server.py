@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
@@ -56,6 +57,21 @@ BEACONS = ("hidden", "closed", "here")
 _FACTS: TypeAdapter[Facts] = TypeAdapter(Facts)
 
 
+class _Count(Convertor[int]):
+    """A number in an address. Python refuses to read one of thousands of digits, so such an address leads nowhere."""
+
+    regex = "[0-9]{1,9}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("count", _Count())
+
+
 class Site:
     """What the server knows: its visitors, and the files it gives out.
 
@@ -88,9 +104,9 @@ class Site:
             Route("/v/{key}/files/{digest}", self._file),
             Route("/v/{key}/ort/{name}", self._runtime),
             Route("/v/{key}/api/begin", self._begin, methods=["POST"]),
-            Route("/v/{key}/api/{run:int}/outputs/{candidate:int}", self._outputs, methods=["POST"]),
-            Route("/v/{key}/api/{run:int}/say/{number:int}", self._say, methods=["POST"]),
-            Route("/v/{key}/api/{run:int}/{beacon}", self._beacon, methods=["POST"]),
+            Route("/v/{key}/api/{run:count}/outputs/{candidate:count}", self._outputs, methods=["POST"]),
+            Route("/v/{key}/api/{run:count}/say/{number:count}", self._say, methods=["POST"]),
+            Route("/v/{key}/api/{run:count}/{beacon}", self._beacon, methods=["POST"]),
         ]
         handlers = {HTTPException: _plain, Refused: _refused, Stopped: self._stopped}
         inner = Starlette(routes=routes, exception_handlers=handlers)
@@ -101,10 +117,17 @@ class Site:
             except ClientDisconnect:
                 return  # it went away in the middle of a body
             except Exception as error:
+                if scope["type"] != "lifespan" and not self._has_key(scope):
+                    return  # a stranger's request may fail, and was told so; it ends nothing
                 self.error = error
                 raise
 
         return outer
+
+    def _has_key(self, scope: Scope) -> bool:
+        """Whether a request is of somebody who was let in: its address begins with `/v/KEY/`."""
+        path: str = scope["path"]
+        return path.startswith("/v/") and path.split("/")[2] in self.visits
 
     async def _open(self, request: HttpRequest) -> Response:
         right = hmac.compare_digest(request.path_params["token"].encode(), self.token.encode())
@@ -159,7 +182,7 @@ class Site:
             except Refused as error:
                 self.refused = str(error)
                 raise
-        visit.load_page()
+        visit.load_page(facts)
         visit.check(visit.run)
         return JSONResponse(work(visit, self.inputs))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +31,9 @@ CLOCK_STEPS = 20
 OPERATOR_RUNS = 5
 #: What ONNX Runtime calls the provider of the processor.
 PROCESSOR = "CPU"
+
+#: What a page that is loaded anew must tell as before: its session is one browser's on one device.
+SAME = ("user_agent", "platform", "platform_version", "model", "cores", "isolated", "offers")
 
 #: Arrays as browsers hold them, and as they are sent: little-endian.
 DTYPES = {
@@ -82,15 +85,27 @@ class Visit:
         return self.state == "under way"
 
     def start(
-        self, plan: Plan, sources: Sequence[Source], facts: Facts, version: str, journal: Journal, resume: bool
+        self,
+        plan: Plan,
+        sources: Sequence[Source],
+        facts: Facts,
+        version: str,
+        journal: Journal,
+        resume: bool,
+        leave: Collection[str],
     ) -> None:
-        """Begin the session; `sources` are those of its candidates, in their order."""
-        self.session = self._ending.enter_context(journal.session(plan, resume))
+        """Begin the session; `sources` are those of its candidates, in their order.
+
+        Where it may `resume` one, it is none of those to `leave`, by their ids.
+        """
+        self.session = self._ending.enter_context(journal.session(plan, resume, leave))
         self.sources, self.facts, self._version = sources, facts, version
         self.state = "under way"
 
-    def load_page(self) -> None:
-        """The page begins, or begins anew: nothing is loaded in it yet."""
+    def load_page(self, facts: Facts) -> None:
+        """The page begins, or begins anew: nothing is loaded in it yet. Raises `Refused` where another browser asks."""
+        if any(getattr(facts, name) != getattr(self.facts, name) for name in SAME):
+            raise Refused(409, "this measurement belongs to another browser; open the address that the command printed")
         self.run += 1
         self.told = 0
         self._proven, self._live, self._began = {}, set(), None
@@ -108,6 +123,10 @@ class Visit:
         if run != self.run:
             raise Refused(409, "this measurement goes on in another tab; close this one")
         self.heard, self.patience = time.monotonic(), None
+
+    def bear_with(self, seconds: float) -> None:
+        """Pages were not listened to for so long, since an output was compared or a store was written: no silence."""
+        self.heard = min(time.monotonic(), self.heard + max(0.0, seconds))
 
     def runtime(self, candidate: int) -> str:
         """What runs a candidate; the version comes last, as in all records."""
@@ -224,7 +243,7 @@ class Visit:
                 repeat=said.repeat,
                 started=sessions.now(),
                 waited_s=said.waited_s,
-                cooled=True,
+                cooled=None,  # browsers tell no temperature
                 temperature_c=None,
                 clock_mhz=None,
             )

@@ -155,7 +155,7 @@ def _cautions(records: Sequence[ProfileRecord]) -> list[str]:
             f"other programs took {share:.0f} % of the processors before the session began, and may have taken part "
             "in these figures."
         )
-    if any(not repeat.cooled for record in records for repeat in record.latency.repeats):
+    if any(repeat.cooled is False for record in records for repeat in record.latency.repeats):
         found.append("the device did not cool to its first temperature between repeats.")
     return found
 

@@ -145,6 +145,38 @@ def test_two_sessions_at_once_keep_their_events_apart(url: str) -> None:
     assert found == {"Phone 1": {1.0}, "Phone 2": {2.0}}
 
 
+def test_every_wait_for_the_server_is_bounded(url: str) -> None:
+    with store.opened(url) as engine, engine.connect() as connection:
+        assert connection.execute(sa.text("SHOW statement_timeout")).scalar() == "1min"
+        told = connection.connection.driver_connection.info.get_parameters()
+    bounds = {name: told[name] for name in ("connect_timeout", *store.KEPT_ALIVE) if name in told}
+    assert bounds["tcp_user_timeout"] == "30000"
+    assert (bounds["keepalives_idle"], bounds["keepalives_interval"], bounds["keepalives_count"]) == ("30", "10", "3")
+    with store.opened(url + "?options=-c%20statement_timeout%3D5s") as engine, engine.connect() as connection:
+        assert connection.execute(sa.text("SHOW statement_timeout")).scalar() == "5s", "the user's own goes before"
+
+
+def test_a_session_outlives_the_connections_that_the_server_ended(running: Server, url: str) -> None:
+    with Journal(url).session(plan()) as session:
+        session.add(loaded(0))
+        session.add(began(0))
+        engine = sa.create_engine(running.url())
+        with engine.connect() as connection:
+            others = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+            assert connection.execute(others, {"name": sa.make_url(url).database}).all()
+        engine.dispose()
+        session.add(Round(times_ms=[10.0]))
+    (record,) = store.load(url)
+    assert record.latency.iterations_ms == [10.0]
+
+
+def test_names_longer_than_the_columns_are_kept(make_record: Any, url: str) -> None:
+    record = make_record(bundle="b" * 300)
+    record = record.model_copy(update={"device": record.device.model_copy(update={"name": "d" * 300})})
+    store.add([record], url)
+    assert store.load(url, bundle="b" * 300) == [record]
+
+
 @pytest.mark.parametrize("wrong", ["password", "port", "host", "database"])
 def test_a_server_that_refuses_is_one_line_without_the_password(running: Server, wrong: str) -> None:
     address = {
@@ -173,6 +205,13 @@ def test_lines_are_brought_in_once(make_record: Any, url: str, tmp_path: Any) ->
     store.write_lines(records, tmp_path / "all.jsonl")
     assert store.bring_in(store.read_lines(tmp_path / "all.jsonl"), url) == 2
     assert store.bring_in(store.read_lines(tmp_path / "all.jsonl"), url) == 0
+    assert store.load(url) == records
+
+
+def test_several_who_bring_in_the_same_records_at_once_bring_them_in_once(make_record: Any, url: str) -> None:
+    records = [make_record(session=letter * 32) for letter in "abcdef"]
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(lambda _: store.bring_in(records, url), range(6))) == len(records)
     assert store.load(url) == records
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from devices import store
-from devices.records import Profile
-from devices.tables import Base
+from devices.records import Profile, ProfileRecord
+from devices.tables import Base, ProfileRow
 from tests.command_line import handheld
 from toolkit.errors import UserError
 
@@ -224,6 +227,81 @@ def test_the_command_line_takes_records_from_one_store_to_another(
     assert handheld("profiles", "list", "--store", other, "--json") == 0
     (session,) = json.loads(capsys.readouterr().out)
     assert [record["bundle"] for record in session["records"]] == ["ours"]
+
+
+def test_two_who_bring_in_the_same_records_at_once_bring_them_in_once(
+    make_record: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.check_writable(url)
+    make = store.row_of
+
+    def slowly(record: ProfileRecord) -> ProfileRow:
+        time.sleep(0.3)  # so that both are between reading and writing at once, where they may be
+        return make(record)
+
+    monkeypatch.setattr(store, "row_of", slowly)
+    records = [make_record(), make_record(session="b" * 32)]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        assert sum(pool.map(lambda _: store.bring_in(records, url), range(2))) == 2
+    assert store.load(url) == records
+
+
+def test_names_longer_than_the_columns_are_whole_in_the_records(make_record: Any, url: str, database: Path) -> None:
+    long, alike = make_record(bundle="b" * 300), make_record(bundle="b" * 301)
+    long = long.model_copy(update={"device": long.device.model_copy(update={"name": "d" * 300})})
+    store.add([long, alike], url)
+    with sqlite3.connect(database) as connection:
+        row = connection.execute("SELECT bundle, device FROM profiles").fetchone()
+    connection.close()
+    assert row == ("b" * 200, "d" * 200)
+    assert store.load(url, bundle="b" * 300) == [long]
+    assert store.load(url, bundle="b" * 200) == []
+
+
+def tables(database: Path) -> list[str]:
+    with sqlite3.connect(database) as connection:
+        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+    connection.close()
+    return [name for (name,) in found]
+
+
+def test_a_migration_that_fails_leaves_nothing_and_can_be_tried_again(
+    make_record: Any, url: str, database: Path
+) -> None:
+    database.parent.mkdir()
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE events (something_else INTEGER)")
+    connection.close()
+    with pytest.raises(UserError, match="events already exists"):
+        store.load(url)
+    assert tables(database) == ["events"], "not the tables that are made before it"
+    with sqlite3.connect(database) as connection:
+        connection.execute("DROP TABLE events")
+    connection.close()
+    store.add([make_record()], url)
+    assert tables(database) == ["alembic_version", "events", "profiles", "sessions"]
+
+
+def open_all(urls: list[str], together: Barrier) -> None:
+    for url in urls:
+        together.wait(60)
+        store.check_writable(url)
+
+
+@pytest.mark.slow
+def test_several_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    anew = multiprocessing.get_context("spawn")
+    urls, together = [f"sqlite:///{tmp_path}/{number}.db" for number in range(8)], anew.Barrier(3)
+    processes = [anew.Process(target=open_all, args=(urls, together), daemon=True) for _ in range(3)]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:

@@ -105,7 +105,7 @@ def print_records(records: Sequence[ProfileRecord]) -> None:
     print_table(title, columns, rows)
     if first.interruptions:
         console.print(f"the session was resumed {first.interruptions} times; what it had found was kept")
-    if not all(repeat.cooled for record in records for repeat in record.latency.repeats):
+    if any(repeat.cooled is False for record in records for repeat in record.latency.repeats):
         console.print("caution: the device did not cool to its first temperature between repeats")
     if first.busy:
         console.print(

@@ -1,6 +1,7 @@
 // What the browser tells of itself and of the device. What it does not tell is null.
 
-const short = (text) => (text ? String(text).slice(0, 290) : null);
+const short = (text, most = 290) => (text ? String(text).slice(0, most) : null);
+const NAME = 80; // characters of what becomes a device's name
 const UNITS = ["npu", "gpu", "cpu"];
 const STEPS = 40;
 
@@ -63,7 +64,7 @@ async function hints() {
   try {
     const names = ["model", "platformVersion"];
     const { platform, platformVersion, model } = await navigator.userAgentData.getHighEntropyValues(names);
-    return { platform: short(platform), platform_version: short(platformVersion), model: short(model) };
+    return { platform: short(platform, NAME), platform_version: short(platformVersion, NAME), model: short(model, NAME) };
   } catch {
     return { platform: null, platform_version: null, model: null };
   }

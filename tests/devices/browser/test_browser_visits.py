@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 
 from devices import store
 from devices.bench import DeviceLost
+from devices.browser import server, visit
 from devices.browser.profiler import CERTIFICATE, CERTIFICATE_KEY, Patience, assets
+from devices.parities import prove
 from devices.protocol import Schedule
 from devices.sessions import Stopped
 from tests.devices.browser.browsers import Profiling, profiling
@@ -23,6 +26,9 @@ from tests.devices.conftest import MakeBundle
 from toolkit.errors import DeviceError, UserError
 
 Start = Callable[..., AbstractContextManager[Profiling]]
+
+#: More than anything here takes but waiting, on a slow machine too.
+SILENT_S = 5.0
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +54,7 @@ def test_a_visit_from_beginning_to_end_makes_a_record(under_way: Profiling, fram
     (record,) = under_way.result().records
     assert record.latency.iterations_ms == [2.0] * 6
     assert [len(repeat.iterations_ms) for repeat in record.latency.repeats] == [3, 3]
+    assert [repeat.cooled for repeat in record.latency.repeats] == [None, None], "nothing told a temperature"
     assert (record.latency.load_ms, record.latency.first_ms) == (5.0, 2.0)
     assert record.runtime == "ONNX Runtime Web (wasm, 4 threads) 1.2.3"
     assert (record.device.kind, record.device.model) == ("browser", "Pixel 9")
@@ -93,6 +100,28 @@ def test_a_wrong_token_or_key_is_refused_with_a_page_that_says_so(under_way: Pro
     assert httpx.post(base + "/v/wrong/api/begin", json=facts()).status_code == 403
 
 
+@pytest.mark.parametrize("path", ["api/{}/here", "api/{}/say/1", "api/1/say/{}", "api/1/outputs/{}"])
+def test_numbers_without_end_lead_nowhere_and_end_nothing(under_way: Profiling, frames: np.ndarray, path: str) -> None:
+    page = Page(under_way.address)
+    for base in (page.base, page.base.rpartition("/v/")[0] + "/v/wrong/"):
+        assert httpx.post(base + path.format("1" * 5000)).status_code == 404
+    page.measure_all(frames)
+    assert len(under_way.result().records) == 1
+
+
+def test_a_defect_that_a_stranger_meets_ends_nothing(
+    under_way: Profiling, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(under_way.address)
+    base = page.base.rpartition("/v/")[0]
+    with monkeypatch.context() as patch:
+        patch.delattr(server, "_sorry")
+        for path in ("/open/wrong", "/v/wrong/", "/nowhere", "/v", "/"):
+            assert httpx.get(base + path).status_code == 500
+    page.measure_all(frames)
+    assert len(under_way.result().records) == 1
+
+
 def test_an_address_whose_visit_is_over_is_used_up(under_way: Profiling, frames: np.ndarray) -> None:
     address = under_way.address
     first, second = Page(address), Page(address)
@@ -116,6 +145,9 @@ def test_only_this_machine_can_reach_the_page(under_way: Profiling) -> None:
         {"battery": 2},
         {"user_agent": "x" * 301},
         {"model": "\x1b[31mred"},
+        {"model": "x" * 81},
+        {"platform": "x" * 81},
+        {"platform_version": "1" * 81},
         {"offers": [{"provider": "cuda"}]},
         {"offers": [WASM] * 4},
         {"more": 1},
@@ -246,15 +278,76 @@ def test_a_page_that_is_loaded_anew_goes_on_and_its_old_tab_is_refused(
     assert record.interruptions == 1
 
 
-def test_a_page_that_goes_silent_is_lost_and_what_it_measured_is_resumed(
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"user_agent": "Mozilla/5.0 (Linux; Android 10; K) Firefox/150.0"},
+        {"model": "Pixel 8"},
+        {"platform": "Windows"},
+        {"platform_version": "15.0.0"},
+        {"cores": 4},
+        {"isolated": False},
+        {"offers": [WASM, GPU]},
+    ],
+)
+def test_a_visit_is_gone_on_with_by_the_same_browser_only(
+    under_way: Profiling, frames: np.ndarray, other: dict[str, Any]
+) -> None:
+    page = Page(under_way.address)
+    page.begin()
+    page.ready(0, frames)
+    page.rounds([1.0], most=2)
+    answer = page.http.post(f"{page.base}api/begin", json=facts(**other))
+    assert answer.status_code == 409
+    assert answer.json()["error"].startswith("this measurement belongs to another browser")
+    page.say("round", number=2, times_ms=[1.0])  # the page that it belongs to goes on
+    assert page.begin(facts(clock_ms=0.1, battery=0.5))["done"] == 3
+
+
+@pytest.mark.slow
+def test_a_page_that_goes_silent_is_lost(make_bundle: MakeBundle) -> None:
+    with profiling([make_bundle()], Patience(silent_s=SILENT_S)) as under_way:
+        Page(under_way.address).begin()
+        with pytest.raises(DeviceLost, match="closed or is silent"):
+            under_way.result()
+
+
+@pytest.mark.slow
+def test_pages_are_not_silent_while_an_output_is_compared(
+    make_bundle: MakeBundle, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is listened to meanwhile: neither the page whose output it is, nor any other."""
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(SILENT_S + 1)
+        return prove(*given)
+
+    with profiling([make_bundle()], Patience(silent_s=SILENT_S)) as under_way:
+        address = under_way.address
+        first, second = Page(address), Page(address)
+        for page in (first, second):
+            page.begin()
+        with monkeypatch.context() as patch:
+            patch.setattr(visit, "prove", slowly)
+            first.outputs(0, frames)
+        first.say("ready", candidate=0, load_ms=5.0, first_ms=2.0, warmup_ms=[1.0])
+        second.ready(0, frames)
+        for page in (first, second):
+            page.rounds([1.0])
+            page.say("done")
+        assert len(under_way.result().records) == 2
+
+
+def test_a_page_that_is_closed_is_lost_and_what_it_measured_is_resumed(
     make_bundle: MakeBundle, frames: np.ndarray
 ) -> None:
     bundle = make_bundle()
-    with profiling([bundle], Patience(silent_s=0.5)) as under_way:
+    with profiling([bundle], Patience(closed_s=0.1)) as under_way:
         page = Page(under_way.address)
         page.begin()
         page.ready(0, frames)
         page.rounds([1.0], most=4)
+        page.post("api/1/closed")
         with pytest.raises(DeviceLost, match="4 of 6 rounds are in the store, and --resume goes on") as lost:
             under_way.result()
     assert [failure.kind for failure in lost.value.failures] == ["lost"]
@@ -268,12 +361,13 @@ def test_a_page_that_goes_silent_is_lost_and_what_it_measured_is_resumed(
     assert record.latency.iterations_ms == [1.0] * 4 + [2.0] * 2
 
 
+@pytest.mark.slow
 def test_a_hidden_page_is_waited_for_longer_and_one_that_was_closed_less(make_bundle: MakeBundle) -> None:
-    with profiling([make_bundle()], Patience(silent_s=0.5, closed_s=0.1)) as under_way:
+    with profiling([make_bundle()], Patience(silent_s=SILENT_S, closed_s=0.1)) as under_way:
         page = Page(under_way.address)
         page.begin()
         page.post("api/1/hidden")
-        under_way.join(2.0)
+        under_way.join(SILENT_S + 2)
         assert under_way.is_alive()
         page.post("api/1/closed")
         with pytest.raises(DeviceLost, match="closed"):
@@ -306,19 +400,22 @@ def test_two_phones_have_a_session_each(under_way: Profiling, frames: np.ndarray
 
 
 def test_of_two_phones_one_may_be_lost(make_bundle: MakeBundle, frames: np.ndarray) -> None:
-    with profiling([make_bundle()], Patience(silent_s=1.0)) as under_way:
+    with profiling([make_bundle()], Patience(closed_s=0.1)) as under_way:
         address = under_way.address
         first, second = Page(address), Page(address)
         second.begin()
         first.measure_all(frames)
+        second.post("api/1/closed")
         found = under_way.result()
     assert (len(found.records), [failure.kind for failure in found.failures]) == (1, ["lost"])
 
 
 def test_two_like_phones_do_not_resume_one_session(make_bundle: MakeBundle, frames: np.ndarray) -> None:
     bundle = make_bundle()
-    with profiling([bundle], Patience(silent_s=0.5)) as under_way:
-        Page(under_way.address).begin()
+    with profiling([bundle], Patience(closed_s=0.1)) as under_way:
+        page = Page(under_way.address)
+        page.begin()
+        page.post("api/1/closed")
         with pytest.raises(DeviceLost):
             under_way.result()
     with profiling([bundle], resume=True) as under_way:
@@ -330,6 +427,31 @@ def test_two_like_phones_do_not_resume_one_session(make_bundle: MakeBundle, fram
         first.rounds([1.0])
         first.say("done")
         assert len({record.session for record in under_way.result().records}) == 2
+
+
+def test_two_like_phones_that_were_both_lost_both_go_on(make_bundle: MakeBundle, frames: np.ndarray) -> None:
+    bundle = make_bundle()
+    with profiling([bundle], Patience(closed_s=0.1)) as under_way:
+        address = under_way.address
+        pages = [Page(address), Page(address)]
+        for page in pages:
+            page.begin()
+        for page, done in zip(pages, (2, 4), strict=True):
+            page.ready(0, frames)
+            page.rounds([1.0], most=done)
+        for page in pages:
+            page.post("api/1/closed")
+        with pytest.raises(DeviceLost):
+            under_way.result()
+    with profiling([bundle], resume=True) as under_way:
+        address = under_way.address
+        pages = [Page(address), Page(address)]
+        assert sorted(page.begin()["done"] for page in pages) == [2, 4]
+        for page in pages:
+            page.ready(0, frames)
+            page.rounds([2.0])
+            page.say("done")
+        assert [record.interruptions for record in under_way.result().records] == [1, 1]
 
 
 def test_every_provider_that_a_browser_has_is_a_candidate(under_way: Profiling, frames: np.ndarray) -> None:
