@@ -1,7 +1,7 @@
 """One bundle on every kind of device that this machine can play: `python -m benchmarks.devices [BUNDLE]`
 
 This host; an Android device behind the real adb whose programs run as they are, and one whose arm64 programs run under
-qemu (emulated: by one thread and without the pass of operators, since qemu takes many seconds for a call); and a headless
+qemu (emulated: one thread, no pass of operators, since a call takes it many seconds); and a headless
 Chromium, by WebAssembly and by WebGPU on a software GPU (emulated). The devices are measured one after the other, since
 they share this machine's processors. BUNDLE is by default an export of the student that ships with Handheld. Needs adb,
 chromium, cmake, g++, g++-aarch64-linux-gnu, npm and qemu-user-static.
