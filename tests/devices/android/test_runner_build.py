@@ -6,16 +6,13 @@ import json
 import re
 import shutil
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from devices.android import runner_sources
-from devices.android.bounded import run_logged, telling_line
 from devices.android.elf import read_elf
 from devices.android.runner_build import ANDROID_LIBRARIES, HOST, LINUX_LIBRARIES, build_runners
 from devices.android.runner_files import MANIFEST, installed_runner, runner_files, runners_root
@@ -28,31 +25,12 @@ from tests.devices.android.native import (
     two_inputs,
     write_inputs,
 )
+from tests.devices.android.test_runner_files import write_manifest
 from tests.programs import needs
 from toolkit.errors import DeviceError, UserError
 from toolkit.files import sha256
 
 builds = [pytest.mark.slow, needs("cmake", "c++", "npm")]
-
-
-def write_manifest(
-    folder: Path, abi: str = "arm64-v8a", runtime: str = "onnxruntime", platform: str = "android-arm64"
-) -> Path:
-    """A folder of runners as a build leaves it, its program and library of one byte each."""
-    folder.mkdir(parents=True)
-    program, library = f"{runtime}-runner", f"lib{runtime}.so"
-    for name in (program, library):
-        (folder / name).write_bytes(b"x")
-    runner = {"program": program, "libraries": [library], "version": None, "source": "a test"}
-    content = {
-        "platform": platform,
-        "abi": abi,
-        "protocol": 1,
-        "runners": {runtime: runner},
-        "sha256": {path.name: sha256(path) for path in folder.iterdir()},
-    }
-    (folder / MANIFEST).write_text(json.dumps(content))
-    return folder
 
 
 @pytest.fixture
@@ -366,114 +344,3 @@ class TestWhatIsMissing:
 
         assert (tmp_path / "folder" / "headers" / "a.h").read_text() == "in use"
         assert len(list(tmp_path.iterdir())) == 2
-
-
-class TestWhatIsInstalled:
-    def test_a_runner_is_found_by_what_the_device_calls_itself(self, tmp_path: Path) -> None:
-        folder = write_manifest(tmp_path / "android-arm64")
-        write_manifest(tmp_path / "other", abi="x86_64")
-
-        assert installed_runner("arm64-v8a", "onnxruntime", tmp_path) == folder / "onnxruntime-runner"
-        assert installed_runner("arm64-v8a", "executorch", tmp_path) is None
-        assert installed_runner("armeabi-v7a", "onnxruntime", tmp_path) is None
-
-    def test_the_files_of_a_runner_are_the_program_and_its_libraries(self, tmp_path: Path) -> None:
-        folder = write_manifest(tmp_path / "runners")
-
-        assert runner_files(folder / "onnxruntime-runner") == [
-            folder / "onnxruntime-runner",
-            folder / "libonnxruntime.so",
-        ]
-
-    def test_a_file_that_was_changed_or_removed_is_told(self, tmp_path: Path) -> None:
-        folder = write_manifest(tmp_path / "runners")
-        (folder / "libonnxruntime.so").write_bytes(b"y")
-
-        with pytest.raises(UserError, match=r"libonnxruntime\.so: is missing or not what was built; build .* anew"):
-            runner_files(folder / "onnxruntime-runner")
-
-        (folder / "libonnxruntime.so").unlink()
-        with pytest.raises(UserError, match=r"libonnxruntime\.so: is missing or not what was built"):
-            runner_files(folder / "onnxruntime-runner")
-
-    def test_a_damaged_manifest_is_told(self, tmp_path: Path) -> None:
-        folder = write_manifest(tmp_path / "runners")
-        (folder / MANIFEST).write_text("{")
-
-        with pytest.raises(UserError, match=r"runners\.json: not valid JSON"):
-            installed_runner("arm64-v8a", "onnxruntime", tmp_path)
-
-
-class TestElf:
-    def test_a_library_of_this_machine_is_read(self) -> None:
-        library = runner_sources.executorch_package().prefix / "lib" / "libexecutorch_threadpool.so"
-
-        described = read_elf(library)
-
-        assert described.machine == HOST
-        assert described.name == "libexecutorch_threadpool.so"
-        assert {"libexecutorch.so", "libc.so.6"} <= set(described.needed)
-
-    @pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", b"\x7fELF\x02\x01", b"\x7fELF\x01\x01" + bytes(100)])
-    def test_other_files_are_told(self, tmp_path: Path, content: bytes) -> None:
-        path = tmp_path / "library"
-        path.write_bytes(content)
-
-        with pytest.raises(UserError, match="no 64-bit ELF program or library"):
-            read_elf(path)
-
-
-class TestBoundedPrograms:
-    def test_output_is_given_and_logged(self, tmp_path: Path) -> None:
-        assert run_logged(["sh", "-c", "echo out; echo err >&2"], "a test", 60, tmp_path / "a" / "log") == "out\nerr\n"
-        assert (tmp_path / "a" / "log").read_text().endswith("out\nerr\n\n")
-
-    def test_a_failure_quotes_the_line_that_tells_why(self, tmp_path: Path) -> None:
-        script = "echo starting; echo 'x.cpp:3: error: no such type'; echo 2 errors; exit 3"
-
-        with pytest.raises(DeviceError, match=r"a test: sh failed \(x\.cpp:3: error: no such type\); its log is .*log"):
-            run_logged(["sh", "-c", script], "a test", 60, tmp_path / "log")
-
-    def test_one_that_takes_too_long_is_ended_with_all_that_it_started(self, tmp_path: Path) -> None:
-        script = "sleep 300 & echo $! > child; wait"
-
-        with pytest.raises(DeviceError, match="a test: sh did not end within 1 s and was ended"):
-            run_logged(["sh", "-c", f"cd {tmp_path}; {script}"], "a test", 1, tmp_path / "log")
-
-        assert ends(int((tmp_path / "child").read_text()))
-
-    def test_a_daemon_that_is_left_behind_is_ended_and_not_waited_for(self, tmp_path: Path) -> None:
-        script = f"sleep 120 & echo $! > {tmp_path}/child; echo done"
-
-        assert run_logged(["sh", "-c", script], "a test", 60, tmp_path / "log") == "done\n"
-
-        assert ends(int((tmp_path / "child").read_text()))
-
-    @pytest.mark.parametrize(
-        ("output", "line"),
-        [
-            ("", "it printed nothing"),
-            ("one\ntwo\n", "two"),
-            (
-                "CMake Error at CMakeLists.txt:3 (message):\n  no header\n\nmore",
-                "CMake Error at CMakeLists.txt:3 (message): no header",
-            ),
-        ],
-    )
-    def test_the_telling_line_is_the_error_or_the_last(self, output: str, line: str) -> None:
-        assert telling_line(output) == line
-
-
-def ends(process: int) -> bool:
-    """Whether it ends within a while."""
-    deadline = time.monotonic() + 30
-    while running(process) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not running(process)
-
-
-def running(process: int) -> bool:
-    try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
