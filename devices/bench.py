@@ -192,7 +192,8 @@ class _Run:
         )
 
     def _measure(self, repeat: int, first: int, rounds: int) -> None:
-        waited, cooled = 0.0, True
+        waited: float = 0.0
+        cooled: bool | None = True  # the first repeat begins as the session does
         if self.session.rounds_done:
             self.session.say("letting the device cool")
             start = self.session.plan.device.temperature_c

@@ -91,15 +91,15 @@ def cool_down(
     start: float | None,
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> tuple[float, bool]:
-    """Wait as step 4 of the protocol says; the seconds waited, and whether the device cooled in time.
+) -> tuple[float, bool | None]:
+    """Wait as step 4 of the protocol says; the seconds waited, and whether the device cooled in time (None: unknown).
 
     `temperature` gives degrees Celsius, or None where they are not known; `start` are those at the session's start.
     """
     began = clock()
     if start is None or temperature() is None:
         sleep(PAUSE_S)
-        return clock() - began, True
+        return clock() - began, None
     while (now := temperature()) is not None and now > start + COOLED_C:
         if clock() - began >= COOLING_LIMIT_S:
             return clock() - began, False
