@@ -1,10 +1,10 @@
 """One bundle on every kind of device that this machine can play: `python -m benchmarks.devices [BUNDLE]`
 
 This host; an Android device behind the real adb whose programs run as they are, and one whose arm64 programs run under
-qemu (emulated: one thread, no pass of operators, since a call takes it many seconds); and a headless
-Chromium, by WebAssembly and by WebGPU on a software GPU (emulated). The devices are measured one after the other, since
-they share this machine's processors. BUNDLE is by default an export of the student that ships with Handheld. Needs adb,
-chromium, cmake, g++, g++-aarch64-linux-gnu, npm and qemu-user-static.
+qemu (emulated: one thread, no pass of operators); and a headless Chromium, by WebAssembly and by WebGPU on a software
+GPU (emulated). The devices are measured one after the other, since they share this machine's processors. BUNDLE is by
+default an export of the student that ships with Handheld, for small frames: qemu takes minutes for a demo's call.
+Needs adb, chromium, cmake, g++, g++-aarch64-linux-gnu, npm and qemu-user-static.
 
 The records are in one report, `devices-report.html` in the working folder. Bars: every device gives records, each of
 them proved on its device and labelled with how it was obtained.
@@ -39,6 +39,7 @@ from toolkit.quiet import hush_libraries
 
 STUDENT = Path("asset:turbo-vaed-tiny")
 TARGETS = ["onnx-fp32", "executorch-xnnpack-fp32"]
+SHAPE = (3, 9, 16)  # of the latent
 PAGE, RECORDS = Path("devices-report.html"), Path("devices-report.json")
 REPEATS, ITERATIONS = 2, 5
 EMULATED_ITERATIONS = 2
@@ -123,7 +124,7 @@ def measure(bundle: Path, folder: Path) -> dict[str, Profile]:
 
 def exported(folder: Path) -> Path:
     run, _ = find_run(STUDENT)
-    export.export(export.from_run(run), TARGETS, folder / "bundle")
+    export.export(export.from_run(run), TARGETS, folder / "bundle", shape=SHAPE)
     return folder / "bundle"
 
 
