@@ -234,7 +234,7 @@ def test_a_model_without_latent_statistics_cannot_take_normalised_latents(
 
 
 def test_an_unknown_device_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Known: host" in refusal(capsys, 2, "profile", bundle, "--device", "toaster")
+    assert "Known: android, browser, host, iphone, mac." in refusal(capsys, 2, "profile", bundle, "--device", "toaster")
 
 
 def test_a_run_without_a_student_is_refused(
