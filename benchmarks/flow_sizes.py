@@ -13,7 +13,7 @@ import torch
 from benchmarks.flow_speed import SIZE
 from export import facts
 from export.lowering.lower import lower, program_of
-from export.targets import find_target
+from export.targets import Conversion, find_target
 from toolkit import students
 from toolkit.cli.output import print_table
 from toolkit.files import size_bytes
@@ -55,7 +55,7 @@ def sizes(runs: Mapping[str, Path], targets: Sequence[str] = TARGETS) -> list[Si
                 progress.update(place * len(targets) + number, f"{name} {target}")
                 path = Path(folder) / str(place) / find_target(target).file_name
                 path.parent.mkdir(exist_ok=True)
-                find_target(target).convert(program, path, ["image1", "image2", "flow"])
+                find_target(target).convert(Conversion(program, ["image1", "image2", "flow"]), path)
                 artifacts[target] = size_bytes(path)
             preset = next((key for key, config in PRESETS.items() if config == student.config), None)
             weights = size_bytes(run / WEIGHTS_FILE)

@@ -19,6 +19,7 @@ from export.lowering import forms
 from export.lowering.constants import Weight
 from export.lowering.forms import FORMS, Convolution
 from export.lowering.lower import program_of
+from export.targets import Conversion
 from toolkit.cli.output import console, print_table
 from toolkit.quiet import hush_libraries
 
@@ -88,7 +89,7 @@ def measure(shape: tuple[int, ...], folder: Path) -> list[Row]:
             program = program_of(module, [x])
         for backend, exporter in (("onnx", onnx), ("executorch", executorch)):
             path = folder / f"{form}.{backend}"
-            exporter.convert(program, path, ["x", "y"])
+            exporter.convert(Conversion(program, ["x", "y"]), path)
             calls[backend, form] = _call(exporter.load(path), x)
     times = interleaved(calls, ROUNDS)
     name = f"{channels}→{out}, {frames}x{height}x{width}, {kernel}³" + (", depthwise" if groups > 1 else "")

@@ -15,6 +15,7 @@ from benchmarks.video_models import MODELS
 from devices.host_runtimes import OnnxRuntime
 from export import onnx
 from export.lowering.lower import lower, program_of, to_frames
+from export.targets import Conversion
 from toolkit.cli.output import console, print_table
 from toolkit.quiet import hush_libraries
 
@@ -39,8 +40,12 @@ def measure(name: str, folder: Path) -> Row:
     with torch.no_grad():
         module, (latent,) = MODELS[name]()
         frames = to_frames(latent)
-        onnx.convert(program_of(lower(module, (latent,)), [frames]), folder / "lowered.onnx", ["latent", "frames"])
-        onnx.convert(torch.export.export(module, (latent,)), folder / "native.onnx", ["latent", "frames"])
+        programs = {
+            "lowered": program_of(lower(module, (latent,)), [frames]),
+            "native": torch.export.export(module, (latent,)),
+        }
+        for form, program in programs.items():
+            onnx.convert(Conversion(program, ["latent", "frames"]), folder / f"{form}.onnx")
     calls = {
         "lowered": OnnxRuntime(folder / "lowered.onnx", [frames.numpy()], THREADS),
         "native": OnnxRuntime(folder / "native.onnx", [latent.numpy()], THREADS),

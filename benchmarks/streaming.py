@@ -23,6 +23,7 @@ from export import onnx
 from export.lowering.lower import lower, program_of, to_frames
 from export.lowering.reach import reach
 from export.lowering.streaming import stream
+from export.targets import Conversion
 from toolkit import students
 from toolkit.cli.output import console, print_table
 from toolkit.progress import track
@@ -68,7 +69,8 @@ def write_clip(path: Path, shape: tuple[int, int, int]) -> None:
     """A clip-mode ONNX file for latents of `shape`."""
     model = student()
     latent = torch.zeros(1, model.config.latent_channels, *shape)
-    onnx.convert(program_of(lower(model, (latent,)), [to_frames(latent)]), path, ["latent", "frames"])
+    program = program_of(lower(model, (latent,)), [to_frames(latent)])
+    onnx.convert(Conversion(program, ["latent", "frames"]), path)
 
 
 def write_stream(path: Path, size: tuple[int, int]) -> None:
@@ -77,7 +79,7 @@ def write_stream(path: Path, size: tuple[int, int]) -> None:
     form = stream(model, torch.zeros(1, model.config.latent_channels, *latents(1, size)))
     names = [f"state_{number}" for number in range(len(form.states))]
     outputs = ["frames", *(f"next_{name}" for name in names)]
-    onnx.convert(program_of(form.module, form.inputs()), path, ["latent", "first", *names, *outputs])
+    onnx.convert(Conversion(program_of(form.module, form.inputs()), ["latent", "first", *names, *outputs]), path)
     facts = StreamFacts(frames=form.frames, first_frames=form.first_frames)
     path.with_suffix(".json").write_text(json.dumps({"facts": facts.model_dump(), "states": form.states}))
 

@@ -33,6 +33,7 @@ class Call:
 
     `lowered` is the rank-4 module and `program` its graph; `reference` is the PyTorch program with the same
     signature. `sample` has an example of every input and output by name, and for a stream also a whole clip.
+    `calibration` has the inputs of real calls, each in the artifact's order: of the sample first.
     """
 
     lowered: nn.Module
@@ -44,6 +45,7 @@ class Call:
     states: list[TensorInfo]
     stream: StreamFacts | None = None
     tiling: Tiling | None = None
+    calibration: Sequence[Sequence[np.ndarray]] = ()
 
     @property
     def names(self) -> list[str]:
@@ -84,7 +86,10 @@ def clip_call(source: Source, shape: tuple[int, ...] | None = None, tiling: bool
     lowered = lower(module, examples)
     videos = [spec.frames for spec in lowered.inputs], [spec.frames for spec in lowered.outputs]
     reference = FramesFirst(module, *videos)
-    frames = tuple(to_frames(e) if is_video else e for e, is_video in zip(examples, videos[0], strict=True))
+    frames, *others = (
+        tuple(to_frames(x) if is_video else x for x, is_video in zip(real, videos[0], strict=True))
+        for real in (examples, *source.others(shape))
+    )
     expected = reference(*frames)
     _check_lowering(lowered, frames, expected, reference)
     flow = source.task == "optical-flow"
@@ -106,6 +111,7 @@ def clip_call(source: Source, shape: tuple[int, ...] | None = None, tiling: bool
         sample={i.name: t.numpy() for i, t in zip([*inputs, *outputs], [*frames, *expected], strict=True)},
         states=[],
         tiling=reach(module, examples[0]) if tiling else None,
+        calibration=[[tensor.numpy() for tensor in tensors] for tensors in (frames, *others)],
     )
 
 
@@ -122,7 +128,10 @@ def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
     facts = StreamFacts(frames=form.frames, first_frames=form.first_frames)
     clip, expected = to_frames(latent), to_frames(module(latent))
     decoder = StreamDecoder(_eager(form.module), form.states, facts)
-    decoded = [decoder.decode(frame) for frame in clip[:-1, None].numpy()]
+    decoded, steps = [], []
+    for frame in clip[:-1, None].numpy():
+        steps.append(decoder.inputs(frame))
+        decoded.append(decoder.decode(frame))
     inputs = decoder.inputs(clip[-1:].numpy())
     outputs = _eager(form.module)(inputs)
     _check_lowering_of(np.concatenate([*decoded, outputs[0]]), expected.numpy())
@@ -151,6 +160,7 @@ def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
         sample=sample | {CLIP_LATENT: clip.numpy(), CLIP_FRAMES: expected.numpy()},
         states=state_infos,
         stream=facts,
+        calibration=[inputs, *steps],
     )
 
 

@@ -22,20 +22,21 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from export import mil_reference
-from export.targets import FP16, Session, Target, Written, add_target
+from export.targets import FP16, Conversion, Session, Target, Written, add_target
 from toolkit.errors import CheckFailed
 
 
-def convert(program: ExportedProgram, path: Path, names: list[str]) -> Written:
+def convert(conversion: Conversion, path: Path) -> Written:
     """Write `path` as an `.mlpackage` in fp16 for iOS 17 and later; inputs and outputs stay fp32."""
-    return _write(program, path, names, minimum_deployment_target=coremltools.target.iOS17)
+    return _write(conversion.program, path, conversion.names, minimum_deployment_target=coremltools.target.iOS17)
 
 
-def convert_stateful(program: ExportedProgram, path: Path, names: list[str]) -> Written:
+def convert_stateful(conversion: Conversion, path: Path) -> Written:
     """The same of a stream's step, for iOS 18 and later: Core ML keeps the states, in fp16, from call to call.
 
     Raises `CheckFailed` on a program without states.
     """
+    program, names = conversion.program, conversion.names
     states = [name for name in names if name.startswith("state_")]
     if not states:
         raise CheckFailed("coreml-state-fp16: keeps the states of a stream, and this has none; use --mode stream")

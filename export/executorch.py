@@ -15,20 +15,19 @@ from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPar
 from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
 from executorch.exir.backend.utils import get_delegates
 from executorch.runtime import Runtime, Verification
-from torch.export import ExportedProgram
 
-from export.targets import FP32, Session, Target, Written, add_target
+from export.targets import FP32, Conversion, Session, Target, Written, add_target
 from toolkit.errors import CheckFailed
 from toolkit.quiet import native_stderr_hidden
 
 NOT_OPERATORS = ("executorch_call_delegate", "getitem")
 
 
-def convert(program: ExportedProgram, path: Path, names: list[str]) -> Written:
+def convert(conversion: Conversion, path: Path) -> Written:
     """Write `path` as a `.pte` whose convolutions all sit in XNNPACK delegates; raises `CheckFailed` otherwise."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = program.run_decompositions({torch.ops.aten.pixel_shuffle.default: shuffle_pixels})
+        program = conversion.program.run_decompositions({torch.ops.aten.pixel_shuffle.default: shuffle_pixels})
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         written = read(edge)
         stray = [name for name in written.operators if name.startswith("cpu:") and "convolution" in name]

@@ -54,5 +54,6 @@ def normalised(source: Source) -> Source:
         source,
         module=module,
         inputs=((latent - module.mean) / module.std, *others),
+        held_out=tuple(((other - module.mean) / module.std,) for (other,) in source.held_out),
         normalized_latents=True,
     )

@@ -15,23 +15,22 @@ import onnxruntime
 import torch
 from onnxscript import rewriter
 from onnxscript.rewriter.rules.common import _no_op
-from torch.export import ExportedProgram
 
-from export.targets import FP32, Session, Target, Written, add_target
+from export.targets import FP32, Conversion, Session, Target, Written, add_target
 
 OPSET = 18  # what torch's exporter writes without a version conversion
 
 
-def convert(program: ExportedProgram, path: Path, names: list[str]) -> Written:
-    """Write `path` as one self-contained ONNX file with input and output `names`."""
+def convert(conversion: Conversion, path: Path) -> Written:
+    """Write `path` as one self-contained ONNX file."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), _epsilons_kept():
         warnings.simplefilter("ignore")
-        exported = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False)
+        exported = torch.onnx.export(conversion.program, opset_version=OPSET, dynamo=True, verbose=False)
     assert exported is not None
     model = exported.model_proto
     graph = model.graph
-    for value, name in zip([*graph.input, *graph.output], names, strict=True):
+    for value, name in zip([*graph.input, *graph.output], conversion.names, strict=True):
         _rename(graph, value.name, name)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())

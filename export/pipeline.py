@@ -15,7 +15,7 @@ from export.calls import Call, clip_call, stream_call
 from export.lowering.lower import max_rank
 from export.model_card import model_card
 from export.sources import Source
-from export.targets import Target, Written, find_target
+from export.targets import Conversion, Target, Written, find_target
 from toolkit.bundle import (
     REFERENCE,
     SAMPLE,
@@ -146,7 +146,7 @@ def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manife
 def _convert(target: Target, call: Call, path: Path) -> Written:
     """Write one artifact. Converters are other people's code and raise what they like; a full disk stays one."""
     try:
-        return target.convert(call.program, path, call.names)
+        return target.convert(Conversion(call.program, call.names, call.calibration), path)
     except (HandheldError, OSError):
         raise
     except Exception as error:

@@ -40,7 +40,8 @@ class Source:
     """A model to export, by default a video decoder: latent `(1, C, T, h, w)` in, video `(1, 3, T', H, W)` out.
 
     `inputs` are real examples. `meaning` says what it gives. Outputs without names are numbered.
-    `originals` are the images that `inputs` were resized from.
+    `held_out` are further real examples of the first input or, of optical flow, of both: what precisions are calibrated
+    on, and artifacts compared on. `originals` are the images that `inputs` were resized from.
     `latent_statistics` are what a diffusion model normalises its latents by, where that is known; `normalized_latents`,
     whether `module` takes such latents and undoes it.
     """
@@ -54,6 +55,7 @@ class Source:
     output_names: tuple[str, ...] = ("frames",)
     meaning: str = "RGB in [-1, 1], (T, 3, H, W)"
     task: Task | None = "video-decoder"
+    held_out: tuple[tuple[torch.Tensor, ...], ...] = ()
     originals: tuple[torch.Tensor, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     quality: AnyEvaluation | None = None
@@ -90,6 +92,14 @@ class Source:
             raise UserError(f"{self.name}: takes a latent; name its shape as FRAMESxHEIGHTxWIDTH, for example 5x32x32")
         return [fit(self.video(), (shape[0], shape[1], shape[2])), *self.inputs[1:]]
 
+    def others(self, shape: tuple[int, ...] | None = None) -> list[list[torch.Tensor]]:
+        """The further real examples, each at the shape of `examples(shape)`."""
+        examples = self.examples(shape)
+        if self.task == "optical-flow":
+            height, width = examples[0].shape[2:]
+            return [[resize(image, (height, width)) for image in images] for images in self.held_out]
+        return [[fit(latent, _sides(examples[0])), *examples[1:]] for (latent,) in self.held_out]
+
     def video(self) -> torch.Tensor:
         """The first input; raises `UserError` where that is no video."""
         if self.inputs[0].ndim != 5:
@@ -106,13 +116,15 @@ def from_run(run: Path) -> Source:
         raise UserError(f"{run}: no run directory; make one with `handheld distill`")
     student = students.load(run)
     if student.task == "optical-flow":
-        images = sample_images(run)
+        images, *others = samples(run, "image1", "image2")
         source = flow_source(run_name(run), student, images, recipe=run / "recipe.yaml", size=IMAGE_SIZE)
-        return replace(source, quality=read_evaluation(run))
+        return replace(source, quality=read_evaluation(run), held_out=tuple(others))
+    latent, *others = samples(run, "latent")
     return Source(
         name=run_name(run),
         module=student,
-        inputs=(sample_latent(run),),
+        inputs=latent,
+        held_out=tuple(others),
         role="student",
         class_name=f"toolkit.students.{student.kind}",
         config=student.config.model_dump(mode="json"),
@@ -284,14 +296,17 @@ def run_name(run: Path) -> str:
     return str(recipe["name"])
 
 
-def sample_latent(run: Path) -> torch.Tensor:
-    """A held-out latent `(1, C, T, h, w)` of the run; raises `UserError` if the run kept none."""
+def samples(run: Path, *names: str) -> list[tuple[torch.Tensor, ...]]:
+    """The held-out samples of the run, of each the tensors `names`: `latent` `(1, C, T, h, w)`, or `image1` and
+    `image2` `(1, 3, H, W)`. Raises `UserError` if the run kept none."""
     path = run / "samples.safetensors"
     try:
-        latent: torch.Tensor = load_file(path)["latent.0"]
+        tensors = load_file(path)
+        count = sum(key.startswith(f"{names[0]}.") for key in tensors)
+        found = [tuple(tensors[f"{name}.{number}"] for name in names) for number in range(max(1, count))]
     except (OSError, KeyError, SafetensorError) as error:
         raise UserError(f"{path}: no held-out sample to export with; finish the run with `handheld distill`") from error
-    return latent
+    return found
 
 
 def _statistics(run: Path, channels: int) -> LatentStatistics | None:
@@ -302,16 +317,6 @@ def _statistics(run: Path, channels: int) -> LatentStatistics | None:
             "finish the run again with `handheld distill ... --resume`"
         )
     return found
-
-
-def sample_images(run: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """A held-out pair of images `(1, 3, H, W)` of the run; raises `UserError` if the run kept none."""
-    path = run / "samples.safetensors"
-    try:
-        samples = load_file(path)
-        return samples["image1.0"], samples["image2.0"]
-    except (OSError, KeyError, SafetensorError) as error:
-        raise UserError(f"{path}: no held-out images to export with; finish the run with `handheld distill`") from error
 
 
 def _check_images(name: str, images: Sequence[torch.Tensor]) -> None:
@@ -353,6 +358,11 @@ def fit(latent: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     repeats = [-(-wanted // have) for wanted, have in zip(shape, latent.shape[2:], strict=True)]
     time, height, width = shape
     return latent.repeat(1, 1, *repeats)[:, :, :time, :height, :width].contiguous()
+
+
+def _sides(video: torch.Tensor) -> tuple[int, int, int]:
+    time, height, width = video.shape[2:]
+    return time, height, width
 
 
 def _check_elements(channels: int, shape: tuple[int, ...], what: str) -> None:

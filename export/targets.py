@@ -5,8 +5,8 @@ To add a target: a module with a `convert` and an `open` function, and one `add_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
@@ -39,13 +39,30 @@ class Session:
     runtime: str
 
 
-Convert = Callable[[ExportedProgram, Path, list[str]], Written]
+@dataclass(frozen=True)
+class Conversion:
+    """What a converter is given.
+
+    `program` is the lowered graph, and `names` are those of its inputs, then of its outputs. `calibration` has the
+    inputs of real calls, each in the program's order, for precisions that need ranges. `wide` names nodes of `program`
+    that keep the higher precision where the target has two. `sizes` are programs of the same model for other sizes, by
+    the name of the function or method that an artifact with several shall have for each.
+    """
+
+    program: ExportedProgram
+    names: list[str]
+    calibration: Sequence[Sequence[np.ndarray]] = ()
+    wide: frozenset[str] = frozenset()
+    sizes: Mapping[str, ExportedProgram] = field(default_factory=dict)
+
+
+Convert = Callable[[Conversion, Path], Written]
 Open = Callable[[Path], Session]
 
 
 @dataclass(frozen=True)
 class Target:
-    """One preset. `convert(program, path, names)` writes the artifact; `open(path)` loads it.
+    """One preset. `convert(conversion, path)` writes the artifact; `open(path)` loads it.
 
     An artifact that `keeps_states` holds its stream's states itself: it takes and gives none.
     """

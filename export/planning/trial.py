@@ -24,7 +24,7 @@ from export.lowering.nested import tensors_in
 from export.lowering.packed import MAX_RANK
 from export.lowering.refusal import SKIPPED
 from export.planning.registry import Stopped, origin
-from export.targets import Convert
+from export.targets import Conversion, Convert
 from toolkit.quiet import native_stderr_hidden
 
 #: Operators that lowered graphs consist of, which each target's tests convert; on floats they are not tried again.
@@ -50,7 +50,7 @@ def refused_alone(program: ExportedProgram, convert: Convert, known: Collection[
 
 def _failure(convert: Convert, program: ExportedProgram, path: Path, names: list[str]) -> str:
     try:
-        rank = convert(program, path, names).max_rank
+        rank = convert(Conversion(program, names), path).max_rank
     except Exception as error:  # noqa: BLE001  (other people's code, which raises what it likes)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         mismatch = re.search(r"mismatched dtypes: Operator: <EdgeOpOverload: ([\w.]+)>", reason)  # ExecuTorch's

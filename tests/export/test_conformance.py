@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from export.lowering.lower import lower, program_of, to_frames, to_video
 from export.sources import from_weights
-from export.targets import find_target
+from export.targets import Conversion, find_target
 from tests.conformance import NAMES, truth
 from toolkit.errors import UserError
 from toolkit.latents import LatentStatistics
@@ -28,7 +28,7 @@ def test_an_artifact_of_a_published_layout_gives_its_authors_video(tmp_path: Pat
     frames = to_frames(known.latent)
     program = program_of(lower(known.student, (known.latent,)), [frames])
     path = tmp_path / target.file_name
-    written = target.convert(program, path, ["latent", "frames"])
+    written = target.convert(Conversion(program, ["latent", "frames"]), path)
     assert written.max_rank <= 4
     result = torch.from_numpy(target.open(path).call([frames.numpy()])[0])
     error = (known.seen(to_video(result)) - known.video)[known.comparable(THRESHOLDS[target_name])]

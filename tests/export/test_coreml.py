@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from export import coreml
+from export.targets import Conversion
 
 
 class PlusANumber(nn.Module):
@@ -24,7 +25,8 @@ class PlusANumber(nn.Module):
 
 def test_a_number_is_added_to_a_linear_of_one_output(tmp_path: Path) -> None:
     network, x = PlusANumber().eval(), torch.randn(2, 5, 8)
-    coreml.convert(torch.export.export(network, (x,)), tmp_path / "model.mlpackage", ["rows", "numbers"])
+    program = torch.export.export(network, (x,))
+    coreml.convert(Conversion(program, ["rows", "numbers"]), tmp_path / "model.mlpackage")
     with torch.no_grad():
         expected = network(x).numpy()
     result = coreml.load(tmp_path / "model.mlpackage").call([x.numpy()])[0]

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from export import executorch
+from export.targets import Conversion
 from toolkit.errors import CheckFailed
 
 
@@ -23,7 +24,7 @@ def test_the_two_transposes_are_a_pixel_shuffle(factor: int) -> None:
 def test_a_program_is_wholly_delegated_at_rank_4_and_runs(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.PixelShuffle(2)).eval()
     x = torch.randn(2, 3, 6, 8)
-    written = executorch.convert(torch.export.export(network, (x,)), tmp_path / "model.pte", ["x", "y"])
+    written = executorch.convert(Conversion(torch.export.export(network, (x,)), ["x", "y"]), tmp_path / "model.pte")
     assert written.max_rank == 4
     assert written.delegated_share == 1.0
     assert written.operators["xnnpack:convolution"] == 1
@@ -35,5 +36,5 @@ def test_a_program_is_wholly_delegated_at_rank_4_and_runs(tmp_path: Path) -> Non
 def test_a_convolution_that_would_stay_on_the_portable_kernels_is_refused(tmp_path: Path) -> None:
     program = torch.export.export(nn.Conv3d(2, 2, 1).eval(), (torch.randn(1, 2, 3, 4, 4),))
     with pytest.raises(CheckFailed, match="outside the XNNPACK delegate"):
-        executorch.convert(program, tmp_path / "model.pte", ["x", "y"])
+        executorch.convert(Conversion(program, ["x", "y"]), tmp_path / "model.pte")
     assert not list(tmp_path.iterdir())

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from export import onnx as exporter
+from export.targets import Conversion
 
 
 def test_a_file_has_our_names_and_pytorchs_numbers(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU()).eval()
     x = torch.randn(2, 3, 6, 8)
-    written = exporter.convert(torch.export.export(network, (x,)), tmp_path / "model.onnx", ["latent", "frames"])
+    program = torch.export.export(network, (x,))
+    written = exporter.convert(Conversion(program, ["latent", "frames"]), tmp_path / "model.onnx")
     graph = onnx.load(tmp_path / "model.onnx").graph
     assert [value.name for value in (*graph.input, *graph.output)] == ["latent", "frames"]
     assert written.max_rank == 4
@@ -28,7 +30,7 @@ def test_a_file_has_our_names_and_pytorchs_numbers(tmp_path: Path) -> None:
 
 def test_the_rank_is_read_off_the_file_itself(tmp_path: Path) -> None:
     program = torch.export.export(nn.Conv3d(2, 2, 1).eval(), (torch.randn(1, 2, 3, 4, 4),))
-    assert exporter.convert(program, tmp_path / "model.onnx", ["latent", "frames"]).max_rank == 5
+    assert exporter.convert(Conversion(program, ["latent", "frames"]), tmp_path / "model.onnx").max_rank == 5
 
 
 class SmallNumbers(nn.Module):
@@ -40,6 +42,7 @@ class SmallNumbers(nn.Module):
 
 def test_numbers_next_to_zero_and_one_are_not_taken_for_them(tmp_path: Path) -> None:
     for x in (torch.zeros(1, 4, 3, 3), torch.randn(1, 4, 3, 3)):
-        exporter.convert(torch.export.export(SmallNumbers(), (x,)), tmp_path / "model.onnx", ["x", "y"])
+        program = torch.export.export(SmallNumbers(), (x,))
+        exporter.convert(Conversion(program, ["x", "y"]), tmp_path / "model.onnx")
         result = exporter.load(tmp_path / "model.onnx").call([x.numpy()])[0]
         np.testing.assert_allclose(result, SmallNumbers()(x).numpy(), rtol=2e-6, atol=1e-12)

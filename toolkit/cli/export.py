@@ -113,15 +113,16 @@ def _published(student: str, weights: Path) -> Source:
 def teacher_source(run: Path) -> Source:
     """The teacher's decoder of a run, with the run's held-out latent; raises `UserError` where it had none."""
     import recipes
-    from export.sources import Source, run_name, sample_latent
+    from export.sources import Source, run_name, samples
     from toolkit.evaluation import read_evaluation
 
     vae = recipes.load_teacher(run)
-    latent = sample_latent(run)
+    latent, *others = samples(run, "latent")
     return Source(
         name=f"{run_name(run)}-teacher",
         module=vae.decoder,
-        inputs=(latent,),
+        inputs=latent,
+        held_out=tuple(others),
         role="teacher",
         class_name=f"diffusers.{type(vae.vae).__name__}.decoder",
         config={key: value for key, value in vae.vae.config.items() if not key.startswith("_")},
