@@ -31,6 +31,7 @@ from benchmarks.timing import interleaved
 from devices.host_runtimes import RUNTIMES
 from export import executorch, facts, onnx
 from export.lowering.lower import lower, program_of
+from export.targets import Conversion
 from recipes.data.flow_layouts import find_pairs, read_pair
 from recipes.teachers.dis import PRESETS, farneback, grey
 from toolkit import students
@@ -129,7 +130,7 @@ def add_student(name: str, folder: Path, images: Images, calls: Calls) -> Row:
         program = program_of(lower(network, images), images)
     for runtime, convert in EXPORTERS.items():
         path = folder / f"{name}.{runtime}"
-        written = convert(program, path, ["image1", "image2", "flow"])
+        written = convert(Conversion(program, ["image1", "image2", "flow"]), path)
         calls[name, runtime] = RUNTIMES[runtime](path, [image.numpy() for image in images], THREADS)
     stray = sum(n for op, n in written.operators.items() if op.startswith("cpu:") and "convolution" in op)
     macs, share = facts.macs(network, images), written.delegated_share

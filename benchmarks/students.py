@@ -33,6 +33,7 @@ from devices import memory
 from devices.host_runtimes import RUNTIMES
 from export import executorch, facts, onnx
 from export.lowering.lower import lower, program_of, to_frames
+from export.targets import Conversion
 from toolkit import students
 from toolkit.cli.output import console, print_table
 from toolkit.quiet import hush_libraries
@@ -88,7 +89,7 @@ def cost(folder: Path) -> list[Row]:
             program = program_of(lowered, [frames])
             for runtime in ["onnx"] if name == TEACHER else EXPORTERS:
                 path = folder / f"{name}.{runtime}"
-                EXPORTERS[runtime](program, path, ["latent", "frames"])
+                EXPORTERS[runtime](Conversion(program, ["latent", "frames"]), path)
                 calls[name, runtime] = RUNTIMES[runtime](path, [frames.numpy()], THREADS)
     times = {key: statistics.median(taken) for key, taken in interleaved(calls, ROUNDS).items()}
     return [
