@@ -43,6 +43,7 @@ SHAPE = (3, 9, 16)  # of the latent
 PAGE, RECORDS = Path("devices-report.html"), Path("devices-report.json")
 REPEATS, ITERATIONS = 2, 5
 EMULATED_ITERATIONS = 2
+EMULATED = {"Android, played, arm64", "browser, software GPU"}
 VISIT_S = 1800.0
 
 
