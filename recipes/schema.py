@@ -177,7 +177,7 @@ class PhaseSpec(StrictModel):
     """`steps` optimizer steps; the rate warms up over `warmup` steps and falls along a cosine to `final_lr`.
 
     `train` takes the place of `data.train` in this phase. With `adversarial` the student learns at even steps of the
-    phase and the discriminator at odd ones.
+    phase and the discriminator at odd ones. With `quantization` it learns with numbers rounded as int8 rounds them.
     """
 
     steps: PositiveInt
@@ -186,6 +186,7 @@ class PhaseSpec(StrictModel):
     final_lr: PositiveFloat | None = None
     warmup: int = Field(default=0, ge=0)
     adversarial: AdversarialSpec | None = None
+    quantization: Literal["int8"] | None = None
 
 
 class TrainerSpec(StrictModel):
@@ -229,6 +230,10 @@ class Recipe(StrictModel):
             self._check_flow()
         else:
             self._check_video()
+        if self.learns_quantized and isinstance(self.student, AutoencoderSpec):
+            raise ValueError("phases.*.quantization is for students: a VAE that teaches is never quantized")
+        if self.learns_quantized and self.trainer.checkpoint_activations:
+            raise ValueError("phases.*.quantization: leave out trainer.checkpoint_activations, which would round twice")
         return self
 
     def _check_flow(self) -> None:
@@ -279,6 +284,11 @@ class Recipe(StrictModel):
     def train(self) -> list[TrainingData]:
         """The training data of each phase."""
         return [self.data.train if phase.train is None else phase.train for phase in self.phases]
+
+    @property
+    def learns_quantized(self) -> bool:
+        """Whether any phase is quantization-aware."""
+        return any(phase.quantization is not None for phase in self.phases)
 
     @property
     def total_steps(self) -> int:

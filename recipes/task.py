@@ -14,6 +14,7 @@ from torch import nn
 
 from recipes.adversarial import Judged
 from recipes.data.samples import Samples
+from recipes.quantization import QuantizationAwareness
 from toolkit.evaluation import AnyEvaluation
 
 Losses = dict[str, torch.Tensor]
@@ -23,6 +24,10 @@ class Task(nn.Module):
     """A student and its losses. The trainer wraps the whole task, so that gradients synchronise across processes."""
 
     student: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.awareness: QuantizationAwareness | None = None
 
     @abstractmethod
     def forward(self, batch: Any, judged: Judged | None = None) -> Losses:
@@ -48,9 +53,9 @@ class Task(nn.Module):
         return None
 
     def trainable_state(self) -> dict[str, torch.Tensor]:
-        """Everything that learns, by name: the student, and heads that only training needs."""
+        """Everything that learns, by name: the student, heads that only training needs, and ranges for int8."""
         learns = {name for name, p in self.named_parameters() if p.requires_grad}
-        buffers = {f"student.{name}" for name, _ in self.student.named_buffers()}
+        buffers = {name for name, _ in self.named_buffers() if name.startswith(("student.", "awareness."))}
         return {name: value for name, value in self.state_dict().items() if name in learns | buffers}
 
 

@@ -25,6 +25,7 @@ from recipes import ema, processes
 from recipes.adversarial import Adversary, Judged
 from recipes.data.clips import FromStep
 from recipes.data.samples import Samples
+from recipes.quantization import QuantizationAwareness
 from recipes.recompute import recompute_activations
 from recipes.rundir import RunDirectory
 from recipes.schema import PhaseSpec, Recipe
@@ -114,6 +115,10 @@ class Trainer:
         self.average: AveragedModel = ema.averaged(task.student, spec.ema)
         if spec.checkpoint_activations:
             recompute_activations(task)
+        if recipe.learns_quantized:
+            task.awareness = QuantizationAwareness(task.student)
+            for module in (task.student, self.average.module):
+                task.awareness.attach(module)
         self.task = task
         learns = [p for p in task.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learns, lr=1.0, betas=spec.betas, weight_decay=spec.weight_decay)
@@ -183,6 +188,8 @@ class Trainer:
     def finish(self) -> AnyEvaluation:
         """Evaluate the averaged student on all held-out clips and write the run's result."""
         student = self.average.module
+        if self.task.awareness is not None:
+            self.task.awareness.enable(False)
         evaluation, samples = self.held_out.evaluate(self.fabric, student)
         with processes.together(self.fabric):
             if self.fabric.is_global_zero:
@@ -233,6 +240,8 @@ class Trainer:
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         self.task.train()
         phase, within = phase_at(self.recipe.phases, self.step)
+        if self.task.awareness is not None:
+            self.task.awareness.enable(phase.quantization is not None)
         if self.adversary is not None and phase.adversarial is not None and within % 2:
             return self.adversary.step(self._pairs(batches), len(batches), phase.adversarial.lr, self.step + 1)
         judged = None

@@ -118,3 +118,18 @@ def test_a_malformed_set_is_refused_by_name(write_recipe: RecipeWriter, override
 def test_an_unknown_asset_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"big_buck_bunny\.mp4"):
         asset_path("asset:big_buck_bunni.mp4")
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        (["trainer.checkpoint_activations=true"], "leave out trainer.checkpoint_activations"),
+        (["phases.0.quantization=int4"], r"phases\.0\.quantization"),
+    ],
+)
+def test_a_quantization_aware_phase_that_cannot_be_is_refused(
+    write_recipe: RecipeWriter, keys: list[str], reason: str
+) -> None:
+    path = write_recipe(lambda r: r["phases"][0].update(quantization="int8"))
+    with pytest.raises(UserError, match=reason):
+        load_recipe(path, keys)

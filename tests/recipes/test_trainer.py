@@ -125,8 +125,38 @@ def with_adversary(recipe: dict[str, Any]) -> None:
     ]
 
 
+def with_quantization(recipe: dict[str, Any]) -> None:
+    """Three steps in fp32, then six with the rounding of int8."""
+    recipe["phases"] = [{"steps": 3, "lr": 1e-3}, {"steps": 6, "lr": 5e-4, "quantization": "int8"}]
+
+
+def test_a_quantization_aware_phase_learns_otherwise_and_leaves_a_student_like_any_other(
+    write_recipe: RecipeWriter, tmp_path: Path
+) -> None:
+    def in_fp32(recipe: dict[str, Any]) -> None:
+        with_quantization(recipe)
+        del recipe["phases"][1]["quantization"]
+
+    for name, change in (("int8", with_quantization), ("fp32", in_fp32)):
+        recipes.distill(recipes.load_recipe(write_recipe(change)), tmp_path / name)
+    aware, plain = (load_file(tmp_path / name / "student.safetensors") for name in ("int8", "fp32"))
+    assert aware.keys() == plain.keys()
+    assert any(not torch.equal(aware[name], plain[name]) for name in plain)
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("int8", "fp32")]
+    losses = [{row["step"]: row["reconstruction"] for row in map(json.loads, log) if "lr" in row} for log in logs]
+    assert [step for step in losses[0] if losses[0][step] != losses[1][step]] == [4, 5, 6, 7, 8, 9]
+    tensors = load_file(tmp_path / "int8" / "samples.safetensors")
+    with torch.no_grad():  # held-out samples are of the weights as they are, in fp32
+        decoded = students.load(tmp_path / "int8")(tensors["latent.0"])[0]
+    assert torch.allclose(decoded, tensors["student.0"].float(), atol=2e-3)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [lambda _recipe: None, with_adversary], ids=["one phase", "adversarial phase"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda _recipe: None, with_adversary, with_quantization],
+    ids=["one phase", "adversarial phase", "quantization-aware phase"],
+)
 def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(
     write_recipe: RecipeWriter, tmp_path: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
