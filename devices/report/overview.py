@@ -89,8 +89,13 @@ def matrix(records: Sequence[ProfileRecord], failures: Sequence[Failure]) -> Mat
 
 
 def fronts(records: Sequence[ProfileRecord], sources: Sources) -> list[Chart]:
-    """For each device, quality over p50 with the Pareto front; left out where fewer than two points are known."""
+    """For each device, quality over p50 with the Pareto front; left out where fewer than two points are known.
+
+    An artifact has the same colour in the figures of all devices.
+    """
     found = []
+    subjects = sorted(dict.fromkeys(map(_subject, records)))
+    colours = dict(zip(subjects, itertools.cycle(POINTS), strict=False))
     for place, mine in _by_device(latest(records)).items():
         known: defaultdict[bool, list[_Point]] = defaultdict(list)
         for record in mine:
@@ -101,7 +106,7 @@ def fronts(records: Sequence[ProfileRecord], sources: Sources) -> list[Chart]:
         for is_flow, points in known.items():
             if len(points) >= 2:
                 title = f"{place[2]} ({describe(mine[0].device)}), {place[4]}"
-                found.append(Chart(title, _front(points, is_flow)))
+                found.append(Chart(title, _front(points, colours, is_flow)))
     return found
 
 
@@ -222,7 +227,7 @@ def _quality(evaluation: AnyEvaluation, role: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _front(points: Sequence[_Point], is_flow: bool) -> str:
+def _front(points: Sequence[_Point], colours: Mapping[Subject, str], is_flow: bool) -> str:
     sign = -1 if is_flow else 1
     figure = go.Figure()
     best = front([(point.record.latency.p50, sign * point.quality) for point in points])
@@ -236,14 +241,15 @@ def _front(points: Sequence[_Point], is_flow: bool) -> str:
             hoverinfo="skip",
         )
     unit = "px EPE" if is_flow else "dB PSNR"
-    for point, colour in zip(points, itertools.cycle(POINTS)):
+    for point in points:
         record = point.record
+        symbol = "diamond" if record.role == "teacher" else "circle"
         figure.add_scatter(
             x=[record.latency.p50],
             y=[point.quality],
             name=html.escape(" · ".join(_subject(record)[1:])),
             mode="markers",
-            marker={"size": 12, "color": colour, "symbol": "diamond" if record.role == "teacher" else "circle"},
+            marker={"size": 12, "color": colours[_subject(record)], "symbol": symbol},
             text=[html.escape(f"{record.bundle}, {record.runtime}")],
             hovertemplate=f"%{{x:.2f}} ms, %{{y:.2f}} {unit}<br>%{{text}}<extra>{record.role}</extra>",
         )

@@ -255,6 +255,25 @@ def test_quality_stands_against_latency_with_the_front(page: Any, make_record: A
     assert (points[0]["x"], points[0]["y"]) == ([10.0, 90.0], [27.0, 30.0])
 
 
+def test_an_artifact_has_one_colour_in_the_figures_of_all_devices(page: Any, make_record: Any, tmp_path: Path) -> None:
+    box = make_record(bundle="tiny-run")
+    other = box.device.model_copy(update={"name": "other", "model": "Other CPU"})
+    records = [
+        *(make_record(bundle="tiny-run", target=target) for target in ("reference", "executorch-xnnpack-fp32")),
+        *(make_record(bundle="tiny-run", target=t, device=other) for t in ("executorch-xnnpack-fp32", "onnx-fp32")),
+        box,
+    ]
+    plots = page(records, None, write_run(tmp_path / "run")).plots()
+    colours: dict[str, set[str]] = {}
+    for data, _ in plots:
+        for trace in data:
+            if trace.get("mode") == "markers" and "PSNR" in trace.get("hovertemplate", ""):
+                colours.setdefault(trace["name"], set()).add(trace["marker"]["color"])
+    assert len(colours) == 3
+    assert all(len(found) == 1 for found in colours.values())
+    assert len({next(iter(found)) for found in colours.values()}) == 3
+
+
 def test_a_single_point_or_unknown_quality_draws_no_front(page: Any, make_record: Any, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     assert "Quality against latency" not in page([make_record(bundle="tiny-run")], None, run).text
