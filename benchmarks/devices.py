@@ -3,7 +3,8 @@
 This host; an Android device behind the real adb whose programs run as they are, and one whose arm64 programs run under
 qemu (emulated: one thread, no pass of operators); and a headless Chromium, by WebAssembly and by WebGPU on a software
 GPU (emulated). The devices are measured one after the other, since they share this machine's processors. BUNDLE is by
-default an export of the student that ships with Handheld, for small frames: qemu takes minutes for a demo's call.
+default an export of the student that ships with Handheld, for small frames. The demo's bundle takes qemu a quarter of
+an hour (a call 24 to 31 s on an AMD EPYC) and the software GPU longer, which is therefore left out for a BUNDLE.
 Needs adb, chromium, cmake, g++, g++-aarch64-linux-gnu, npm and qemu-user-static.
 
 The records are in one report, `devices-report.html` in the working folder. Bars: every device gives records, each of
@@ -43,6 +44,7 @@ SHAPE = (3, 9, 16)  # of the latent
 PAGE, RECORDS = Path("devices-report.html"), Path("devices-report.json")
 REPEATS, ITERATIONS = 2, 5
 EMULATED_ITERATIONS = 2
+EMULATED = {"Android, played, arm64", "browser, software GPU"}
 EMULATED = {"Android, played, arm64", "browser, software GPU"}
 VISIT_S = 1800.0
 
@@ -110,17 +112,19 @@ def on_browser(bundle: Path, url: str, flags: Sequence[str], iterations: int) ->
         return under_way.result()
 
 
-def measure(bundle: Path, folder: Path) -> dict[str, Profile]:
+def measure(bundle: Path, folder: Path, software_gpu: bool) -> dict[str, Profile]:
     """A profile of each device."""
     url = f"sqlite:///{folder / 'profiles.db'}"
     with live() as watch:
         host = devices.profile([bundle], repeats=REPEATS, iterations=ITERATIONS, store=url, watch=watch)
-    return {
+    found = {
         "host": host,
         **on_phones(bundle, folder, url),
         "browser": on_browser(bundle, url, (), ITERATIONS),
-        "browser, software GPU": on_browser(bundle, url, SOFTWARE_GPU, EMULATED_ITERATIONS),
     }
+    if software_gpu:
+        found["browser, software GPU"] = on_browser(bundle, url, SOFTWARE_GPU, EMULATED_ITERATIONS)
+    return found
 
 
 def exported(folder: Path) -> Path:
@@ -136,7 +140,7 @@ def main(arguments: Sequence[str]) -> int:
         for target in ("host", "linux-arm64"):
             build_runners(target)
         bundle = Path(arguments[0]) if arguments else exported(folder)
-        profiles = measure(bundle, folder)
+        profiles = measure(bundle, folder, software_gpu=not arguments)
         whole = Profile(
             records=[record for profile in profiles.values() for record in profile.records],
             failures=[failure for profile in profiles.values() for failure in profile.failures],
@@ -156,9 +160,7 @@ def main(arguments: Sequence[str]) -> int:
         [
             at_least("devices with records", len({r.device for r in rows}), len(profiles)),
             at_least("records proved on their device", sum(r.proved for r in rows) / max(1, len(rows)), 1),
-            at_least(
-                "emulated devices that say so", len(emulated & {"Android, played, arm64", "browser, software GPU"}), 2
-            ),
+            at_least("emulated devices that say so", len(emulated), len(EMULATED & profiles.keys())),
         ]
     )
 
