@@ -15,7 +15,7 @@ from toolkit.cli.runs import find_run
 from toolkit.errors import UserError
 
 if TYPE_CHECKING:
-    from export.inspection import ArtifactFacts, Inspection, Obstacle
+    from export.inspection import ArtifactFacts, Inspection, Obstacle, TargetPlan
     from toolkit.latents import LatentStatistics
 
 PREFIXES = ["", "k", "M", "G", "T"]
@@ -70,13 +70,13 @@ def print_inspection(found: Inspection) -> None:
     """The obstacles, if any, what to do about them, one row a target, and the estimates."""
     if found.obstacles:
         print_obstacles(found.obstacles)
-    columns = ["target", "obstacles", "delegated (planned)", "outside the delegate (planned)", "note"]
+    columns = ["target", "obstacles", "on the accelerator (planned)", "leaves it (planned)", "note"]
     rows = [
         [
             plan.target,
             str(plan.obstacles),
-            _share(plan.delegated_share, plan.delegates),
-            ", ".join(f"{row.operator} x{row.count}" for row in plan.outside) or "–",
+            _placed(plan),
+            ", ".join(f"{row.operator} x{row.count}" + ("" if row.certain else "?") for row in plan.outside) or "–",
             escape(plan.note) or "–",
         ]
         for plan in found.targets
@@ -141,6 +141,13 @@ def print_latents(statistics: LatentStatistics | None, normalized: bool = False)
     from toolkit.latents import undoing
 
     console.print(f"latents: {undoing(statistics, normalized)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _placed(plan: TargetPlan) -> str:
+    if plan.share is None or plan.accelerator is None:
+        return "–"
+    pieces = "" if plan.delegates is None else f" in {plan.delegates}"
+    return f"{plan.share:.1%} {plan.accelerator}{pieces}"
 
 
 def _share(share: float | None, delegates: int | None) -> str:
