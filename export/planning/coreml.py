@@ -1,4 +1,4 @@
-"""Core ML: what coremltools does not know, and which operators of the ML program are planned to leave the Neural Engine.
+"""Core ML: what coremltools does not know, and which operators of the ML program may leave the Neural Engine.
 
 Apple decides where a program runs, on the device, and publishes no list: placement is planned by the rules of
 `coreml_rules.yaml`, each with its source.

@@ -41,7 +41,7 @@ def plan_xnnpack(program: ExportedProgram) -> Plan:
 
 @plans("executorch-vulkan")
 def plan_vulkan(program: ExportedProgram) -> Plan:
-    """Partition the program for Vulkan; what stays outside runs on the CPU. Vulkan takes convolutions of batch 1 only."""
+    """Partition the program for Vulkan, which takes convolutions of batch 1 only; the rest runs on the CPU."""
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 
     found = _plan(program, program.run_decompositions({}), [VulkanPartitioner({"force_fp16": True})])

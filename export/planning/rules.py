@@ -1,4 +1,4 @@
-"""Rules in data form, which say where Core ML is planned to run an operator: `coreml_rules.yaml`, and what its keys mean.
+"""Rules in data form that say where Core ML is planned to run an operator: what the keys of `coreml_rules.yaml` mean.
 
 A rule looks at an operator's kind, types, shapes and constant attributes, never at names that a model chose.
 """
@@ -29,7 +29,7 @@ class Values(StrictModel):
 
     def hold(self, value: Any) -> bool:
         """Whether one of the values is above the limit, among `any_of`, or not among `none_of`."""
-        found = [value] if isinstance(value, str) else np.ravel(value).tolist()
+        found: list[Any] = [value] if isinstance(value, str) else np.ravel(value).tolist()
         return (
             (self.above is not None and any(item > self.above for item in found))
             or any(item in self.any_of for item in found)

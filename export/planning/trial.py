@@ -121,7 +121,7 @@ def _values(program: ExportedProgram, wanted: Collection[fx.Node]) -> dict[fx.No
 
 @dataclass(frozen=True)
 class _Trial:
-    """The node to name if it fails, and what is tried: an operator with what it needs, in a graph of `root`'s weights."""
+    """The node to name if it fails, and what is tried: an operator with what it needs; weights are `root`'s."""
 
     culprit: fx.Node
     region: _Region
