@@ -7,10 +7,11 @@ converted one by one, and figures are estimated from shapes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,14 +19,16 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.traceback import preserve_node_meta
 
-from export import facts
+from export.annotated_graph import annotated_graph
+from export.figures import Estimates, ModelFigures, figures
 from export.lowering import LoweringError
 from export.lowering.lower import VIDEO_RANK, exported, lower_in_part, program_of, to_frames
-from export.lowering.refusal import WHOLE, depends_on_data, layer, shapes_taken, source_line
+from export.lowering.refusal import WHOLE, layer, shapes_taken, source_line
 from export.planning import Outside, Plan, Planner, Stopped, find_planner, origin
 from export.targets import all_targets, find_target
 from toolkit.bundle import open_bundle
 from toolkit.errors import UserError
+from toolkit.files import write_atomic
 from toolkit.parity import Parity
 from toolkit.progress import track
 from toolkit.schema import StrictModel
@@ -33,6 +36,7 @@ from toolkit.schema import StrictModel
 OUTSIDE = "cpu:"
 MOST_NAMED = 5
 MODEL = "the model"
+LOWERED = "handheld_lowered"
 
 
 class Obstacle(StrictModel):
@@ -87,15 +91,6 @@ class TargetPlan(StrictModel):
         return self.obstacles == 0
 
 
-class Estimates(StrictModel):
-    """Figures computed from shapes; peak activations are None where shapes depend on the data."""
-
-    how: Literal["estimated"] = "estimated"
-    params: int
-    macs: int
-    peak_activation_bytes: int | None
-
-
 class Inspection(StrictModel):
     """All that is known of a model ahead of an export; without estimates where it cannot even be captured."""
 
@@ -103,7 +98,7 @@ class Inspection(StrictModel):
     inputs: list[list[int]]
     obstacles: list[Obstacle]
     targets: list[TargetPlan]
-    estimates: Estimates | None = None
+    estimates: ModelFigures | None = None
 
     def refusal(self) -> UserError | None:
         """The error of an export that would be refused: the operators by name, with their layers."""
@@ -135,11 +130,16 @@ class ArtifactFacts(StrictModel):
 
 
 def inspect_module(
-    module: nn.Module, inputs: Sequence[torch.Tensor], targets: Sequence[str] = (), name: str = ""
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    targets: Sequence[str] = (),
+    name: str = "",
+    graph: Path | None = None,
 ) -> Inspection:
     """Everything that stops `module` from being exported to `targets` (all of them where none is named).
 
-    Raises `UserError` only on unknown targets: what is wrong with the model stands in the result.
+    `graph` is a file to write the lowered graph to, annotated, for Model Explorer. Raises `UserError` only on unknown
+    targets: what is wrong with the model stands in the result.
     """
     chosen = [find_target(target).name for target in dict.fromkeys(targets)] or sorted(all_targets())
     shapes = [list(x.shape) for x in inputs]
@@ -159,15 +159,18 @@ def inspect_module(
         frames = [to_frames(x) if x.ndim == VIDEO_RANK else x for x in inputs]
         with preserve_node_meta():  # so that every node of the lowered graph says what it was made for
             rank_4 = program_of(lowered, frames)
-        origins = {node.name: node for node in program.graph.nodes}
-        planning = _Planning(rank_4, origins, whole=not errors)
+        planning = _Planning(rank_4, {node.name: node for node in program.graph.nodes}, whole=not errors)
         for number, target in enumerate(chosen):
             progress.update(number + 2, target)
             planned, obstacles = planning.of(target)
             found.targets.append(planned.model_copy(update={"obstacles": stopped + len(obstacles)}))
             found.obstacles += obstacles
-        found.estimates = _estimates(module, inputs, program) if errors else _estimates(lowered, frames, rank_4)
-        found.estimates.params = facts.params(module)
+        if errors:
+            found.estimates = figures(module, inputs, program, layer)
+        else:
+            found.estimates = figures(module, frames, rank_4, planning.layer_of)
+        if graph is not None:
+            write_atomic(graph, json.dumps(planning.graph(found.model, chosen)) + "\n")
         progress.update(len(chosen) + 2, "done")
     return found
 
@@ -208,6 +211,28 @@ class _Planning:
     def __init__(self, program: ExportedProgram, origins: Mapping[str, Node], whole: bool) -> None:
         self.program, self.origins, self.whole = program, origins, whole
         self._plans: dict[Planner, Plan | Exception] = {}
+        for node in program.graph.nodes:  # torch carries it along through every decomposition
+            node.meta["custom"] = {**(node.meta.get("custom") or {}), LOWERED: node.name}
+
+    def layer_of(self, node: Node) -> str:
+        """The layer of the model that a node of the lowered graph was made for."""
+        return layer(_origin(node, self.origins))
+
+    def graph(self, name: str, targets: Sequence[str]) -> dict[str, Any]:
+        """The lowered graph with what was planned for the targets, for Model Explorer."""
+        placements: dict[str, dict[str, str]] = {}
+        refused: dict[str, dict[str, str]] = {}
+        for target in targets:
+            planner = find_planner(target)
+            plan = None if planner is None else self._made_by(planner)
+            if isinstance(plan, Plan):
+                refused[target] = {_lowered(stop.node): stop.reason for stop in plan.refused}
+                if plan.share is not None:
+                    rows = plan.outside
+                    placements[target] = {
+                        _lowered(row.node): f"{row.unit}: {row.operator} {row.reason}" for row in rows
+                    }
+        return annotated_graph(name, self.program, self.layer_of, placements, refused)
 
     def of(self, target: str) -> tuple[TargetPlan, list[Obstacle]]:
         """What one target makes of the program; of a part of one (not `whole`), only what it refuses."""
@@ -236,6 +261,11 @@ class _Planning:
             except Exception as error:  # noqa: BLE001  (other people's code, which raises what it likes)
                 self._plans[planner] = error
         return self._plans[planner]
+
+
+def _lowered(node: Node) -> str:
+    """The name of the node of the lowered graph that a node of a planner's graph was made for."""
+    return str((node.meta.get("custom") or {}).get(LOWERED, node.name))
 
 
 def _target_plan(target: str, plan: Plan, origins: Mapping[str, Node]) -> TargetPlan:
@@ -298,12 +328,3 @@ def _distinct(obstacles: Iterable[Obstacle]) -> list[Obstacle]:
     for obstacle in obstacles:
         seen.setdefault((obstacle.operator, obstacle.layer, obstacle.source, str(obstacle.shapes)), obstacle)
     return list(seen.values())
-
-
-def _estimates(module: nn.Module, inputs: Sequence[torch.Tensor], program: ExportedProgram) -> Estimates:
-    static = not any(depends_on_data(node.meta.get("val")) for node in program.graph.nodes)
-    return Estimates(
-        params=facts.params(module),
-        macs=facts.macs(module, inputs),
-        peak_activation_bytes=facts.peak_activation_bytes(program) if static else None,
-    )
