@@ -20,6 +20,7 @@ from torch.fx import Node
 from torch.fx.traceback import preserve_node_meta
 
 from export.annotated_graph import annotated_graph
+from export.device_fit import DeviceEstimate, estimates
 from export.figures import Estimates, ModelFigures, figures
 from export.lowering import LoweringError
 from export.lowering.lower import VIDEO_RANK, exported, lower_in_part, program_of, to_frames
@@ -27,6 +28,7 @@ from export.lowering.refusal import WHOLE, layer, shapes_taken, source_line
 from export.planning import Outside, Plan, Planner, Stopped, find_planner, origin
 from export.targets import all_targets, find_target
 from toolkit.bundle import open_bundle
+from toolkit.device_facts import DeviceFacts
 from toolkit.errors import UserError
 from toolkit.files import write_atomic
 from toolkit.parity import Parity
@@ -99,6 +101,7 @@ class Inspection(StrictModel):
     obstacles: list[Obstacle]
     targets: list[TargetPlan]
     estimates: ModelFigures | None = None
+    devices: list[DeviceEstimate] = []
 
     def refusal(self) -> UserError | None:
         """The error of an export that would be refused: the operators by name, with their layers."""
@@ -135,11 +138,12 @@ def inspect_module(
     targets: Sequence[str] = (),
     name: str = "",
     graph: Path | None = None,
+    devices: Sequence[DeviceFacts] = (),
 ) -> Inspection:
     """Everything that stops `module` from being exported to `targets` (all of them where none is named).
 
-    `graph` is a file to write the lowered graph to, annotated, for Model Explorer. Raises `UserError` only on unknown
-    targets: what is wrong with the model stands in the result.
+    `graph` is a file to write the lowered graph to, annotated, for Model Explorer; `devices` are those to estimate fit
+    and latency on. Raises `UserError` only on unknown targets: what is wrong with the model stands in the result.
     """
     chosen = [find_target(target).name for target in dict.fromkeys(targets)] or sorted(all_targets())
     shapes = [list(x.shape) for x in inputs]
@@ -169,6 +173,8 @@ def inspect_module(
             found.estimates = figures(module, inputs, program, layer)
         else:
             found.estimates = figures(module, frames, rank_4, planning.layer_of)
+        running = [plan.target for plan in found.targets if plan.will_run]
+        found.devices = estimates(found.estimates, running, devices)
         if graph is not None:
             write_atomic(graph, json.dumps(planning.graph(found.model, chosen)) + "\n")
         progress.update(len(chosen) + 2, "done")
