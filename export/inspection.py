@@ -7,10 +7,11 @@ converted one by one, and figures are estimated from shapes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,14 +19,18 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.traceback import preserve_node_meta
 
-from export import facts
+from export.annotated_graph import annotated_graph
+from export.device_fit import DeviceEstimate, estimates
+from export.figures import Estimates, ModelFigures, figures
 from export.lowering import LoweringError
 from export.lowering.lower import VIDEO_RANK, exported, lower_in_part, program_of, to_frames
-from export.lowering.refusal import WHOLE, depends_on_data, layer, shapes_taken, source_line
-from export.planning import Outside, Stopped, find_planner, origin
+from export.lowering.refusal import WHOLE, layer, shapes_taken, source_line
+from export.planning import Outside, Plan, Planner, Stopped, find_planner, origin
 from export.targets import all_targets, find_target
 from toolkit.bundle import open_bundle
+from toolkit.device_facts import DeviceFacts
 from toolkit.errors import UserError
+from toolkit.files import write_atomic
 from toolkit.parity import Parity
 from toolkit.progress import track
 from toolkit.schema import StrictModel
@@ -33,6 +38,7 @@ from toolkit.schema import StrictModel
 OUTSIDE = "cpu:"
 MOST_NAMED = 5
 MODEL = "the model"
+LOWERED = "handheld_lowered"
 
 
 class Obstacle(StrictModel):
@@ -51,37 +57,40 @@ class Obstacle(StrictModel):
         return self.operator if self.layer == WHOLE else f"{self.operator} in layer '{self.layer}'"
 
 
-class OnCpu(StrictModel):
-    """An operator that runs outside the delegate: how often, and in which layers."""
+class OffAccelerator(StrictModel):
+    """An operator that runs, but not on the target's accelerator: how often, in which layers, where instead, and why.
+
+    One that is not `certain` is only likely to leave it, and the share does not count it.
+    """
 
     operator: str
     count: int
     layers: list[str]
+    unit: str = "CPU"
+    reason: str = ""
+    certain: bool = True
 
 
 class TargetPlan(StrictModel):
     """What becomes of the model for one target; `obstacles` counts those that stop it.
 
-    The share is that of operators inside delegates. It is None where a back end has no delegates, and where the
-    model cannot be lowered whole. `note` says what could not be found out.
+    `share` is that of operators on the accelerator, None where a back end has none, and where the model cannot be
+    lowered whole. `delegates` are the pieces that it is cut into. `note` says what could not be found out.
     """
 
     target: str
     obstacles: int = 0
     how: Literal["planned"] = "planned"
+    accelerator: str | None = None
     delegates: int | None = None
-    delegated_share: float | None = None
-    outside: list[OnCpu] = []
+    share: float | None = None
+    outside: list[OffAccelerator] = []
     note: str = ""
 
-
-class Estimates(StrictModel):
-    """Figures computed from shapes; peak activations are None where shapes depend on the data."""
-
-    how: Literal["estimated"] = "estimated"
-    params: int
-    macs: int
-    peak_activation_bytes: int | None
+    @property
+    def will_run(self) -> bool:
+        """Whether nothing is known that stops it."""
+        return self.obstacles == 0
 
 
 class Inspection(StrictModel):
@@ -91,7 +100,8 @@ class Inspection(StrictModel):
     inputs: list[list[int]]
     obstacles: list[Obstacle]
     targets: list[TargetPlan]
-    estimates: Estimates | None = None
+    estimates: ModelFigures | None = None
+    devices: list[DeviceEstimate] = []
 
     def refusal(self) -> UserError | None:
         """The error of an export that would be refused: the operators by name, with their layers."""
@@ -123,11 +133,17 @@ class ArtifactFacts(StrictModel):
 
 
 def inspect_module(
-    module: nn.Module, inputs: Sequence[torch.Tensor], targets: Sequence[str] = (), name: str = ""
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    targets: Sequence[str] = (),
+    name: str = "",
+    graph: Path | None = None,
+    devices: Sequence[DeviceFacts] = (),
 ) -> Inspection:
     """Everything that stops `module` from being exported to `targets` (all of them where none is named).
 
-    Raises `UserError` only on unknown targets: what is wrong with the model stands in the result.
+    `graph` is a file to write the lowered graph to, annotated, for Model Explorer; `devices` are those to estimate fit
+    and latency on. Raises `UserError` only on unknown targets: what is wrong with the model stands in the result.
     """
     chosen = [find_target(target).name for target in dict.fromkeys(targets)] or sorted(all_targets())
     shapes = [list(x.shape) for x in inputs]
@@ -147,14 +163,20 @@ def inspect_module(
         frames = [to_frames(x) if x.ndim == VIDEO_RANK else x for x in inputs]
         with preserve_node_meta():  # so that every node of the lowered graph says what it was made for
             rank_4 = program_of(lowered, frames)
-        origins = {node.name: node for node in program.graph.nodes}
+        planning = _Planning(rank_4, {node.name: node for node in program.graph.nodes}, whole=not errors)
         for number, target in enumerate(chosen):
             progress.update(number + 2, target)
-            planned, obstacles = _planned(target, rank_4, origins, whole=not errors)
+            planned, obstacles = planning.of(target)
             found.targets.append(planned.model_copy(update={"obstacles": stopped + len(obstacles)}))
             found.obstacles += obstacles
-        found.estimates = _estimates(module, inputs, program) if errors else _estimates(lowered, frames, rank_4)
-        found.estimates.params = facts.params(module)
+        if errors:
+            found.estimates = figures(module, inputs, program, layer)
+        else:
+            found.estimates = figures(module, frames, rank_4, planning.layer_of)
+        running = [plan.target for plan in found.targets if plan.will_run]
+        found.devices = estimates(found.estimates, running, devices)
+        if graph is not None:
+            write_atomic(graph, json.dumps(planning.graph(found.model, chosen)) + "\n")
         progress.update(len(chosen) + 2, "done")
     return found
 
@@ -189,29 +211,81 @@ def inspect_bundle(bundle: Path, targets: Sequence[str] = ()) -> list[ArtifactFa
     ]
 
 
-def _planned(
-    target: str, program: ExportedProgram, origins: Mapping[str, Node], whole: bool
-) -> tuple[TargetPlan, list[Obstacle]]:
-    """What one target makes of a lowered program; of a part of one (not `whole`), only what it refuses."""
-    planner = find_planner(target)
-    if planner is None:
-        return TargetPlan(target=target, note="nothing plans for this target: only `handheld export` tells"), []
-    try:
-        plan = planner(program)
-    except Exception as error:  # noqa: BLE001  (other people's code, which raises what it likes)
-        reason = f"the converter fails: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}"
-        if not whole:
-            return TargetPlan(target=target, note="not planned: the model cannot be lowered whole"), []
-        remedy = "Export another target, or report this model"
-        return TargetPlan(target=target, note=reason), [
-            Obstacle(targets=[target], operator="the graph", layer=WHOLE, reason=reason, remedy=remedy)
-        ]
-    obstacles = _distinct(_stopped(target, stop, origins) for stop in plan.refused)
-    if not whole:
-        return TargetPlan(target=target, note="not planned: the model cannot be lowered whole"), obstacles
-    outside = _on_cpu(plan.outside, origins)
-    share = plan.delegated_share
-    return TargetPlan(target=target, delegates=plan.delegates, delegated_share=share, outside=outside), obstacles
+class _Planning:
+    """The lowered program, and what its planners made of it: targets of one back end are planned once."""
+
+    def __init__(self, program: ExportedProgram, origins: Mapping[str, Node], whole: bool) -> None:
+        self.program, self.origins, self.whole = program, origins, whole
+        self._plans: dict[Planner, Plan | Exception] = {}
+        for node in program.graph.nodes:  # torch carries it along through every decomposition
+            node.meta["custom"] = {**(node.meta.get("custom") or {}), LOWERED: node.name}
+
+    def layer_of(self, node: Node) -> str:
+        """The layer of the model that a node of the lowered graph was made for."""
+        return layer(_origin(node, self.origins))
+
+    def graph(self, name: str, targets: Sequence[str]) -> dict[str, Any]:
+        """The lowered graph with what was planned for the targets, for Model Explorer."""
+        placements: dict[str, dict[str, str]] = {}
+        refused: dict[str, dict[str, str]] = {}
+        for target in targets:
+            planner = find_planner(target)
+            plan = None if planner is None else self._made_by(planner)
+            if isinstance(plan, Plan):
+                refused[target] = {_lowered(stop.node): stop.reason for stop in plan.refused}
+                if plan.share is not None:
+                    rows = plan.outside
+                    placements[target] = {
+                        _lowered(row.node): f"{row.unit}: {row.operator} {row.reason}" for row in rows
+                    }
+        return annotated_graph(name, self.program, self.layer_of, placements, refused)
+
+    def of(self, target: str) -> tuple[TargetPlan, list[Obstacle]]:
+        """What one target makes of the program; of a part of one (not `whole`), only what it refuses."""
+        planner = find_planner(target)
+        if planner is None:
+            return TargetPlan(target=target, note="nothing plans for this target: only `handheld export` tells"), []
+        plan = self._made_by(planner)
+        unplanned = TargetPlan(target=target, note="not planned: the model cannot be lowered whole")
+        if isinstance(plan, Exception):
+            reason = f"the converter fails: {' '.join(f'{type(plan).__name__}: {plan}'.split())[:200]}"
+            if not self.whole:
+                return unplanned, []
+            remedy = "Export another target, or report this model"
+            return TargetPlan(target=target, note=reason), [
+                Obstacle(targets=[target], operator="the graph", layer=WHOLE, reason=reason, remedy=remedy)
+            ]
+        obstacles = _distinct(_stopped(target, stop, self.origins) for stop in plan.refused)
+        if not self.whole:
+            return unplanned, obstacles
+        return _target_plan(target, plan, self.origins), obstacles
+
+    def _made_by(self, planner: Planner) -> Plan | Exception:
+        if planner not in self._plans:
+            try:
+                self._plans[planner] = planner(self.program)
+            except Exception as error:  # noqa: BLE001  (other people's code, which raises what it likes)
+                self._plans[planner] = error
+        return self._plans[planner]
+
+
+def _lowered(node: Node) -> str:
+    """The name of the node of the lowered graph that a node of a planner's graph was made for."""
+    return str((node.meta.get("custom") or {}).get(LOWERED, node.name))
+
+
+def _target_plan(target: str, plan: Plan, origins: Mapping[str, Node]) -> TargetPlan:
+    notes = [plan.note]
+    if find_target(target).keeps_states:
+        notes.append("for --mode stream only")
+    return TargetPlan(
+        target=target,
+        accelerator=plan.accelerator,
+        delegates=plan.delegates,
+        share=plan.share,
+        outside=_off(plan.outside, origins),
+        note="; ".join(note for note in notes if note),
+    )
 
 
 def _refused(error: LoweringError, targets: list[str]) -> Obstacle:
@@ -239,12 +313,19 @@ def _origin(node: Node, origins: Mapping[str, Node]) -> Node:
     return origins.get(origin(node), node)
 
 
-def _on_cpu(nodes: Sequence[Outside], origins: Mapping[str, Node]) -> list[OnCpu]:
-    layers: dict[str, list[str]] = {}
-    for outside in nodes:
-        layers.setdefault(outside.operator, []).append(layer(_origin(outside.node, origins)))
-    found = [OnCpu(operator=name, count=len(at), layers=list(dict.fromkeys(at))) for name, at in layers.items()]
-    return sorted(found, key=lambda row: -row.count)
+def _off(nodes: Sequence[Outside], origins: Mapping[str, Node]) -> list[OffAccelerator]:
+    layers: dict[tuple[str, str, str, bool], list[str]] = {}
+    for row in nodes:
+        layers.setdefault((row.operator, row.unit, row.reason, row.certain), []).append(
+            layer(_origin(row.node, origins))
+        )
+    found = [
+        OffAccelerator(
+            operator=name, count=len(at), layers=list(dict.fromkeys(at)), unit=unit, reason=reason, certain=certain
+        )
+        for (name, unit, reason, certain), at in layers.items()
+    ]
+    return sorted(found, key=lambda row: (not row.certain, -row.count))
 
 
 def _distinct(obstacles: Iterable[Obstacle]) -> list[Obstacle]:
@@ -253,12 +334,3 @@ def _distinct(obstacles: Iterable[Obstacle]) -> list[Obstacle]:
     for obstacle in obstacles:
         seen.setdefault((obstacle.operator, obstacle.layer, obstacle.source, str(obstacle.shapes)), obstacle)
     return list(seen.values())
-
-
-def _estimates(module: nn.Module, inputs: Sequence[torch.Tensor], program: ExportedProgram) -> Estimates:
-    static = not any(depends_on_data(node.meta.get("val")) for node in program.graph.nodes)
-    return Estimates(
-        params=facts.params(module),
-        macs=facts.macs(module, inputs),
-        peak_activation_bytes=facts.peak_activation_bytes(program) if static else None,
-    )

@@ -1,61 +1,112 @@
-"""ExecuTorch with XNNPACK: the partitioner is run, and what it leaves is held against the runtime's kernels."""
+"""ExecuTorch: the delegate's own partitioner is run, and what it leaves is held against the runtime's kernels."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_transform_and_lower
+from executorch.exir.backend.partitioner import Partitioner
 from executorch.exir.verification.verifier import EXIRATenDialectVerifier
 from executorch.runtime import Runtime
 from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 
-from export.executorch import convert, read, shuffle_pixels
-from export.planning.registry import Outside, Plan, Stopped, plans
+from export.executorch import read, shuffle_pixels
+from export.planning.coreml import NEURAL_ENGINE, placement
+from export.planning.registry import Outside, Plan, Stopped, origin, plans
 from export.planning.trial import refused_alone
 from toolkit.quiet import native_stderr_hidden
 
 REMEDY = "Replace it by operators of torch's core set, compute it outside of the model, or leave this target out"
 CONVOLUTION_REMEDY = "Change the convolution to one that XNNPACK takes, or leave this target out"
+NO_DELEGATE = "is left outside the delegate"
 
 
 @plans("executorch-xnnpack")
-def plan(program: ExportedProgram) -> Plan:
+def plan_xnnpack(program: ExportedProgram) -> Plan:
     """Partition the program as the exporter does; raises what the partitioner raises.
 
     A convolution outside the delegate is refused, and so is an operator that ExecuTorch has no kernel for.
     """
+    ready = program.run_decompositions({torch.ops.aten.pixel_shuffle.default: shuffle_pixels})
+    return replace(_plan(program, ready, [XnnpackPartitioner()], refuses_convolutions=True), accelerator="XNNPACK")
+
+
+@plans("executorch-vulkan")
+def plan_vulkan(program: ExportedProgram) -> Plan:
+    """Partition the program for Vulkan, which takes convolutions of batch 1 only; the rest runs on the CPU."""
+    from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+
+    found = _plan(program, program.run_decompositions({}), [VulkanPartitioner({"force_fp16": True})])
+    return replace(found, accelerator="Vulkan GPU", outside=[_batched(row) for row in found.outside])
+
+
+@plans("executorch-coreml")
+def plan_coreml(program: ExportedProgram) -> Plan:
+    """Partition the program for Core ML, and plan by rules where Core ML places what it gets."""
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+
+    found = _plan(program, program.run_decompositions({}), [CoreMLPartitioner()])
+    if found.refused or found.outside:
+        return replace(found, accelerator="Core ML", note="placement inside Core ML not planned: it gets parts only")
+    placed = placement(program)
+    return replace(placed, accelerator=NEURAL_ENGINE, delegates=found.delegates)
+
+
+@plans("executorch")
+def plan_portable(program: ExportedProgram) -> Plan:
+    """The program without a delegate: all of it runs on the CPU."""
+    found = _plan(program, program.run_decompositions({}), [])
+    return replace(found, outside=[], delegates=None, share=None)
+
+
+def _plan(
+    program: ExportedProgram,
+    ready: ExportedProgram,
+    partitioners: Sequence[Partitioner],
+    refuses_convolutions: bool = False,
+) -> Plan:
     error = None
     try:
-        edge = _partitioned(program, check=True)
+        edge = _partitioned(ready, partitioners, check=True)
     except SpecViolationError as found:  # it names one operator only
-        error, edge = found, _partitioned(program, check=False)
+        error, edge = found, _partitioned(ready, partitioners, check=False)
     kernels = _kernels()
     refused, outside = [], []
     for node in edge.exported_program().graph.nodes:
         operator = getattr(node.target, "_op", None)  # None for calls of a delegate
         if node.op == "call_function" and operator is not None:
-            outside.append(Outside(node, operator.name().split("::")[-1].split(".")[0]))
-            why = _objection(operator, node.target, kernels)
+            outside.append(Outside(node, operator.name().split("::")[-1].split(".")[0], "CPU", NO_DELEGATE))
+            why = _objection(operator, node.target, kernels, refuses_convolutions)
             if why:
                 refused.append(Stopped(node, why, CONVOLUTION_REMEDY if "convolution" in operator.name() else REMEDY))
-    if error is not None:
-        refused += refused_alone(program, convert, refused, REMEDY)
-        if not refused:
-            raise error
+    left = None if error is not None else {origin(row.node) for row in outside}
+    refused += refused_alone(program, "executorch-xnnpack-fp32", refused, REMEDY, only=left)
+    if error is not None and not refused:
+        raise error
     written = read(edge)
-    return Plan(refused, outside, written.delegates, written.delegated_share)
+    return Plan(refused, outside, delegates=written.delegates, share=written.delegated_share)
 
 
-def _partitioned(program: ExportedProgram, check: bool) -> EdgeProgramManager:
-    with warnings.catch_warnings():
+def _partitioned(ready: ExportedProgram, partitioners: Sequence[Partitioner], check: bool) -> EdgeProgramManager:
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):  # coremltools draws progress bars
         warnings.simplefilter("ignore")
-        ready = program.run_decompositions({torch.ops.aten.pixel_shuffle.default: shuffle_pixels})
         config = EdgeCompileConfig(_check_ir_validity=check)
-        return to_edge_transform_and_lower(ready, partitioner=[XnnpackPartitioner()], compile_config=config)
+        return to_edge_transform_and_lower(ready, partitioner=list(partitioners), compile_config=config)
+
+
+def _batched(row: Outside) -> Outside:
+    value = row.node.meta.get("val")
+    if row.operator != "convolution" or not isinstance(value, torch.Tensor) or value.ndim < 1 or value.shape[0] == 1:
+        return row
+    return replace(row, reason=f"is a convolution of batch {value.shape[0]}, and Vulkan takes batch 1 only")
 
 
 def _kernels() -> set[str]:
@@ -63,9 +114,11 @@ def _kernels() -> set[str]:
         return set(Runtime.get().operator_registry.operator_names)
 
 
-def _objection(operator: torch._ops.OpOverload, edge_operator: Any, kernels: set[str]) -> str | None:
+def _objection(
+    operator: torch._ops.OpOverload, edge_operator: Any, kernels: set[str], refuses_convolutions: bool
+) -> str | None:
     """Why an operator outside the delegate is refused."""
-    if "convolution" in operator.name():
+    if refuses_convolutions and "convolution" in operator.name():
         return "stays outside the XNNPACK delegate, where a convolution is slow"
     try:
         EXIRATenDialectVerifier().check_valid_op(operator)

@@ -7,14 +7,14 @@ import warnings
 from torch.export import ExportedProgram
 from torch.onnx._internal.exporter import _core, _dispatching, _registration
 
-from export.onnx import OPSET, convert
+from export.onnx import OPSET
 from export.planning.registry import Plan, Stopped, plans
 from export.planning.trial import refused_alone
 
 REMEDY = "Replace it by operators that ONNX has, compute it outside of the model, or leave this target out"
 
 
-@plans("onnx")
+@plans("onnx", "ort")
 def plan(program: ExportedProgram) -> Plan:
     """Look every operator up as the exporter does, then try those that it knows."""
     registry = _registration.ONNXRegistry.from_torchlib(OPSET)
@@ -25,4 +25,4 @@ def plan(program: ExportedProgram) -> Plan:
     for node in decomposed.graph.nodes:
         if node.op == "call_function" and _dispatching.dispatch(node, registry)[0] is None:
             refused.append(Stopped(node, f"torch's ONNX exporter has no function for {node.target}", REMEDY))
-    return Plan(refused + refused_alone(program, convert, refused, REMEDY))
+    return Plan(refused + refused_alone(program, "onnx-fp32", refused, REMEDY))

@@ -27,36 +27,51 @@ def origin(node: Node) -> str:
 
 @dataclass(frozen=True)
 class Outside:
-    """A node that runs, but not on the accelerator."""
+    """A node that runs, but not on the accelerator: on which `unit`, and why.
+
+    A rule that is not `certain` is only likely to be right, and does not count against the accelerator's share.
+    """
 
     node: Node
     operator: str
+    unit: str = "CPU"
+    reason: str = ""
+    certain: bool = True
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a back end makes of a program; the share is that of operators inside its delegates."""
+    """What a back end makes of a program.
+
+    `accelerator` is where operators run that are not `outside`, None where the back end has none; `share` is that of
+    operators on it, and `delegates` the number of pieces, where the back end cuts the graph into pieces. `note` says
+    what could not be found out.
+    """
 
     refused: list[Stopped] = field(default_factory=list)
     outside: list[Outside] = field(default_factory=list)
+    accelerator: str | None = None
     delegates: int | None = None
-    delegated_share: float | None = None
+    share: float | None = None
+    note: str = ""
 
 
 Planner = Callable[[ExportedProgram], Plan]
 _PLANNERS: dict[str, Planner] = {}
 
 
-def plans(backend: str) -> Callable[[Planner], Planner]:
-    """Register the planner of the targets `backend-PRECISION`."""
+def plans(*prefixes: str) -> Callable[[Planner], Planner]:
+    """Register the planner of the targets whose names begin with one of `prefixes`, such as `coreml`."""
 
     def add(planner: Planner) -> Planner:
-        _PLANNERS[backend] = planner
+        _PLANNERS.update(dict.fromkeys(prefixes, planner))
         return planner
 
     return add
 
 
 def find_planner(target: str) -> Planner | None:
-    """The planner of a target, None where its back end has none."""
-    return _PLANNERS.get(target.rpartition("-")[0])
+    """The planner with the longest prefix of a target's name, word by word; None where its back end has none."""
+    words = target.split("-")
+    names = ["-".join(words[:count]) for count in range(len(words), 0, -1)]
+    return next((_PLANNERS[name] for name in names if name in _PLANNERS), None)

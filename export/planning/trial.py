@@ -1,5 +1,6 @@
-"""Converting each operator of a program alone: what a converter knows by name it may still fail on.
+"""Trying each operator of a program alone: what a converter knows by name it may still fail on, or get wrong.
 
+Each is converted, and run where its runtime runs here, on the values that it meets in the program's own example.
 Operators that differ in sizes only are tried once, and those that every model has are not, so this takes seconds for
 a model of any size. Nothing of it is kept.
 """
@@ -9,12 +10,14 @@ from __future__ import annotations
 import operator
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 from torch.export import ExportedProgram
@@ -24,7 +27,8 @@ from export.lowering.nested import tensors_in
 from export.lowering.packed import MAX_RANK
 from export.lowering.refusal import SKIPPED
 from export.planning.registry import Stopped, origin
-from export.targets import Conversion, Convert
+from export.targets import Conversion, Target, find_target
+from toolkit.parity import Execution, Tolerance, compare
 from toolkit.quiet import native_stderr_hidden
 
 #: Operators that lowered graphs consist of, which each target's tests convert; on floats they are not tried again.
@@ -32,34 +36,100 @@ PROVED = {
     *("add", "sub", "mul", "div", "neg", "rsqrt", "relu", "sigmoid", "silu", "sum", "mean", "conv2d", "pixel_shuffle"),
     *("cat", "clone", "permute", "reshape", "select", "slice", "transpose", "unsqueeze", "view"),
 }
+#: Further off than this is another function, not the rounding of a precision.
+WRONG = Tolerance(max_share=1e-2)
 ARTIFACT = "trial.mlpackage"  # coremltools wants this suffix; the others take any
 
 
-def refused_alone(program: ExportedProgram, convert: Convert, known: Collection[Stopped], remedy: str) -> list[Stopped]:
-    """Operators whose conversion fails, or leaves a rank above 4, other than the `known` ones."""
-    names_known = {origin(stop.node) for stop in known}
-    refused: list[Stopped] = []
+def refused_alone(
+    program: ExportedProgram,
+    target_name: str,
+    known: Collection[Stopped],
+    remedy: str,
+    only: Collection[str] | None = None,
+    run: bool = True,
+) -> list[Stopped]:
+    """Operators that a target cannot do, other than the `known` ones: whose conversion fails, or leaves a rank above 4,
+    or whose artifact fails or is wrong on the values that they meet in the program's own example.
+
+    `only` are origins to try, all where None; without `run` nothing is run, for targets that do not run here.
+    """
+    target, refused = find_target(target_name), []
+    trials = list(_trials(program, {origin(stop.node) for stop in known}, only))
+    values = _values(program, {node for trial in trials for node in trial.region.fed_by}) if run and trials else None
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        for culprit, small, names in _trials(program, names_known):
+        for trial in trials:
             with native_stderr_hidden(), redirect_stdout(StringIO()):
-                reason = _failure(convert, small, Path(folder) / ARTIFACT, names)
+                reason = _failure(trial, target, Path(folder) / ARTIFACT, values)
             if reason:
-                refused.append(Stopped(culprit, reason, remedy))
+                refused.append(Stopped(trial.culprit, reason, remedy))
     return refused
 
 
-def _failure(convert: Convert, program: ExportedProgram, path: Path, names: list[str]) -> str:
+def _failure(trial: _Trial, target: Target, path: Path, values: Mapping[fx.Node, torch.Tensor] | None) -> str:
+    region = trial.region
+    examples = region.examples if values is None else [values[node] for node in region.fed_by]
+    program = program_of(fx.GraphModule(trial.root, region.graph), examples)
+    names = [f"x{n}" for n in range(len(examples))] + [f"y{n}" for n in range(region.results)]
     try:
-        rank = convert(Conversion(program, names), path).max_rank
+        rank = target.convert(Conversion(program, names, [[x.numpy() for x in examples]]), path).max_rank
     except Exception as error:  # noqa: BLE001  (other people's code, which raises what it likes)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         mismatch = re.search(r"mismatched dtypes: Operator: <EdgeOpOverload: ([\w.]+)>", reason)  # ExecuTorch's
         return f"{mismatch[1]} does not take these types" if mismatch else f"its conversion fails ({reason[:160]})"
-    return f"its conversion leaves a tensor of rank {rank}" if rank > MAX_RANK else ""
+    if rank > MAX_RANK:
+        return f"its conversion leaves a tensor of rank {rank}"
+    return "" if values is None else _difference(program, examples, target, path)
 
 
-def _trials(program: ExportedProgram, known: set[str]) -> Iterator[tuple[fx.Node, ExportedProgram, list[str]]]:
-    """For every distinct operator: the node to name if it fails, a program of it, names of inputs and outputs."""
+def _difference(program: ExportedProgram, examples: Sequence[torch.Tensor], target: Target, path: Path) -> str:
+    """Why an artifact of one operator will not do: it does not run, or it is another function than PyTorch's."""
+    expected = [tensor.numpy() for tensor in tensors_in(program.module()(*examples))]
+    try:
+        session = target.open(path)
+        outputs = session.call([example.numpy() for example in examples])
+    except Exception as error:  # noqa: BLE001
+        return f"it fails when it is run ({' '.join(str(error).split())[:160]})"
+    if not all(np.isfinite(array).all() for array in expected):
+        return ""
+    found = compare(Execution(outputs, session.how, session.runtime), expected, WRONG)
+    if found.passed:
+        return ""
+    if found.share is None:
+        return "its result is misshapen or not finite when it is run"
+    return f"its result is another than PyTorch's: max |Δ| {found.share:.0e} of scale"
+
+
+def _values(program: ExportedProgram, wanted: Collection[fx.Node]) -> dict[fx.Node, torch.Tensor]:
+    """What the nodes called as the `wanted` ones give on the program's own example."""
+    names = {node.name: node for node in wanted}
+    kept: dict[fx.Node, torch.Tensor] = {}
+
+    class Keeping(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if n.name in names:
+                kept[names[n.name]] = result.clone(memory_format=torch.contiguous_format)
+            return result
+
+    module = program.module()
+    assert isinstance(module, fx.GraphModule)
+    with torch.no_grad():
+        Keeping(module).run(*program.example_inputs[0])
+    return kept
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The node to name if it fails, and what is tried: an operator with what it needs; weights are `root`'s."""
+
+    culprit: fx.Node
+    region: _Region
+    root: fx.GraphModule
+
+
+def _trials(program: ExportedProgram, known: set[str], only: Collection[str] | None) -> Iterator[_Trial]:
+    """Every distinct operator, once."""
     traced = program.module()
     assert isinstance(traced, fx.GraphModule)
     fed: set[fx.Node] = set()  # what depends on the model's input
@@ -70,15 +140,14 @@ def _trials(program: ExportedProgram, known: set[str]) -> Iterator[tuple[fx.Node
         results = tensors_in(node.meta.get("val"))
         if node.op != "call_function" or node not in fed or node.target is operator.getitem:
             continue
+        if only is not None and origin(node) not in only:
+            continue
         if str(node.target) in SKIPPED or _is_complex(node) or not results or _is_proved(node) or _kind(node) in tried:
             continue
         tried.add(_kind(node))
         region = _Region(node, fed)
         if known.isdisjoint(origin(inner) for inner in region.inner):
-            culprit = next((n for n in region.inner if _is_complex(n)), node)
-            small = program_of(fx.GraphModule(traced, region.graph), region.examples)
-            names = [f"x{n}" for n in range(len(region.examples))] + [f"y{n}" for n in range(len(results))]
-            yield culprit, small, names
+            yield _Trial(next((n for n in region.inner if _is_complex(n)), node), region, traced)
 
 
 class _Region:
@@ -87,15 +156,17 @@ class _Region:
     def __init__(self, node: fx.Node, fed: Collection[fx.Node]) -> None:
         self.graph = fx.Graph()
         self.examples: list[torch.Tensor] = []
+        self.fed_by: list[fx.Node] = []
         self.inner: list[fx.Node] = []
         self._fed = fed
         self._copies: dict[fx.Node, fx.Node] = {}
+        self.results = len(tensors_in(node.meta["val"]))
         copy = self._copy(node)
         if isinstance(node.meta["val"], torch.Tensor):
             self.graph.output((copy,))
         else:
-            count = len(tensors_in(node.meta["val"]))
-            self.graph.output(tuple(self.graph.call_function(operator.getitem, (copy, n)) for n in range(count)))
+            items = [self.graph.call_function(operator.getitem, (copy, n)) for n in range(self.results)]
+            self.graph.output(tuple(items))
 
     def _bring(self, node: fx.Node) -> fx.Node:
         value = node.meta.get("val")
@@ -106,7 +177,8 @@ class _Region:
         ):
             assert isinstance(value, torch.Tensor)
             self._copies[node] = self.graph.placeholder(f"x{len(self.examples)}")
-            self.examples.append(torch.empty(value.shape, dtype=value.dtype))
+            self.examples.append(torch.zeros(value.shape, dtype=value.dtype))
+            self.fed_by.append(node)
             return self._copies[node]
         return self._copy(node)
 
@@ -129,7 +201,14 @@ def _is_proved(node: fx.Node) -> bool:
 
 
 def _kind(node: fx.Node) -> tuple[Any, ...]:
-    """What operators that are converted alike have in common: types and ranks, not sizes."""
+    """What operators that are converted alike have in common: types, ranks and settings, not sizes."""
     tensors = [tensor for used in node.all_input_nodes for tensor in tensors_in(used.meta.get("val"))]
-    plain = [type(arg) for arg in (*node.args, *node.kwargs.values()) if not isinstance(arg, fx.Node)]
-    return (str(node.target), *((tensor.dtype, tensor.ndim) for tensor in tensors), *plain, *node.kwargs)
+    settings = [_setting(arg) for arg in (*node.args, *node.kwargs.values()) if not isinstance(arg, fx.Node)]
+    return (str(node.target), *((tensor.dtype, tensor.ndim) for tensor in tensors), *settings, *node.kwargs)
+
+
+def _setting(argument: Any) -> Any:
+    """Modes, flags and axes as they are; of sizes and numbers only the type, and of lists the length."""
+    if isinstance(argument, str | bool) or (isinstance(argument, int) and abs(argument) <= MAX_RANK):
+        return argument
+    return (type(argument), len(argument)) if isinstance(argument, list | tuple) else type(argument)

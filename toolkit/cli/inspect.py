@@ -15,7 +15,9 @@ from toolkit.cli.runs import find_run
 from toolkit.errors import UserError
 
 if TYPE_CHECKING:
-    from export.inspection import ArtifactFacts, Inspection, Obstacle
+    from export.device_fit import DeviceEstimate
+    from export.figures import ModelFigures
+    from export.inspection import ArtifactFacts, Inspection, Obstacle, TargetPlan
     from toolkit.latents import LatentStatistics
 
 PREFIXES = ["", "k", "M", "G", "T"]
@@ -32,60 +34,152 @@ def inspect(
     targets: Annotated[
         list[str] | None, typer.Option("--target", help="A named preset; may be given several times (default: all).")
     ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="A catalogued device to estimate fit and latency on; may be given several times."),
+    ] = None,
+    graph: Annotated[Path | None, typer.Option(help="Write the annotated graph here, for Model Explorer.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say, per target, what will not run and what leaves the accelerator, before any training or export."""
     if (path is None) == (module is None):
         raise UserError("name one thing to inspect: a run directory, a bundle, or --module PKG.MOD:FACTORY")
     path = None if path is None else find_run(path)[0]
-    from export import inspection, sources
-    from toolkit.bundle import MANIFEST, read_manifest
+    from toolkit.bundle import MANIFEST
 
     if path is not None and (path / MANIFEST).is_file():
-        artifacts = inspection.inspect_bundle(path, targets or ())
-        if as_json:
-            print_json([artifact.model_dump(mode="json") for artifact in artifacts])
-        else:
-            print_artifact_facts(str(path), artifacts)
-            manifest = read_manifest(path)
-            if manifest.model.task == "video-decoder":
-                print_latents(manifest.latent_statistics, manifest.normalized_latents)
+        if device or graph is not None:
+            raise UserError(f"{path}: a bundle has no figures for --device or --graph; name its run, or --module")
+        _inspect_bundle(path, targets or (), as_json)
         return
     if path is not None and not (path / "recipe.yaml").is_file():
         raise UserError(f"{path}: neither a run directory nor a bundle; name one, or --module PKG.MOD:FACTORY")
+    from devices.catalog import catalogued_devices
+    from export import inspection, sources
+    from toolkit.device_facts import choose
+
+    catalogued = choose(catalogued_devices(), device or ())
     source = sources.from_run(path) if path is not None else sources.from_module(module or "")
-    found = inspection.inspect_module(source.module, source.inputs, targets or (), source.name)
+    found = inspection.inspect_module(source.module, source.inputs, targets or (), source.name, graph, catalogued)
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
         print_inspection(found)
+        print_devices(found.devices, every_target=bool(device))
         if source.task == "video-decoder":
             print_latents(source.latent_statistics)
+        if graph is not None:
+            console.print(f"graph: {graph}, for Model Explorer", highlight=False, soft_wrap=True, markup=False)
     refusal = found.refusal()
     if refusal is not None:
         raise refusal
 
 
+def _inspect_bundle(path: Path, targets: Sequence[str], as_json: bool) -> None:
+    from export import inspection
+    from toolkit.bundle import read_manifest
+
+    artifacts = inspection.inspect_bundle(path, targets)
+    if as_json:
+        print_json([artifact.model_dump(mode="json") for artifact in artifacts])
+        return
+    print_artifact_facts(str(path), artifacts)
+    manifest = read_manifest(path)
+    if manifest.model.task == "video-decoder":
+        print_latents(manifest.latent_statistics, manifest.normalized_latents)
+
+
 def print_inspection(found: Inspection) -> None:
-    """The obstacles, if any, what to do about them, one row a target, and the estimates."""
+    """The obstacles, if any, what to do about them, one row a target, and the model's figures."""
     if found.obstacles:
         print_obstacles(found.obstacles)
-    columns = ["target", "obstacles", "delegated (planned)", "outside the delegate (planned)", "note"]
+    columns = ["target", "obstacles", "on the accelerator (planned)", "leaves it (planned)", "note"]
     rows = [
         [
             plan.target,
             str(plan.obstacles),
-            _share(plan.delegated_share, plan.delegates),
-            ", ".join(f"{row.operator} x{row.count}" for row in plan.outside) or "–",
+            _placed(plan),
+            ", ".join(f"{row.operator} x{row.count}" + ("" if row.certain else "?") for row in plan.outside) or "–",
             escape(plan.note) or "–",
         ]
         for plan in found.targets
     ]
     print_table(escape(f"{found.model}, inputs {', '.join(map(str, found.inputs))}"), columns, rows, words=len(columns))
+    reasons = {
+        f"{row.operator}{'' if row.certain else '?'}: {row.reason}, so it runs on the {row.unit}": None
+        for plan in found.targets
+        for row in plan.outside
+        if row.reason
+    }
+    for reason in reasons:
+        console.print(f"planned: {reason}", highlight=False, soft_wrap=True, markup=False)
     if found.estimates is not None:
-        macs, peak = scaled(found.estimates.macs, "MACs"), scaled(found.estimates.peak_activation_bytes, "B")
-        figures = f"{found.estimates.params:,} parameters, {macs}, peak activations {peak}"
-        console.print(f"estimated from shapes: {figures}", highlight=False, soft_wrap=True)
+        print_figures(found.estimates)
+
+
+def print_figures(found: ModelFigures) -> None:
+    """The figures of the whole model, and of the layers with most MACs."""
+    macs, peak = scaled(found.macs, "MACs"), scaled(found.peak_activation_bytes, "B")
+    lines = [f"{found.params:,} parameters, {macs}, peak activations {peak}"]
+    if found.intensity is not None:
+        moved = scaled(found.moved_bytes, "B")
+        lines.append(f"{found.intensity:.1f} operations a byte, of {moved} moved in fp32 if no operator is fused")
+    if found.weight_bytes:
+        sizes = ", ".join(f"{precision} {scaled(size, 'B')}" for precision, size in found.weight_bytes.items())
+        lines.append(f"weights: {sizes}")
+    if found.largest_tensor is not None:
+        largest = found.largest_tensor
+        size = scaled(largest.bytes, "B")
+        lines.append(f"largest tensor: {largest.shape}, {size} in fp32, {largest.operator} in '{largest.layer}'")
+    for line in lines:
+        console.print(f"estimated from shapes: {line}", highlight=False, soft_wrap=True, markup=False)
+    columns = ["layer", "MACs", "of all", "moved in fp32", "operations a byte"]
+    rows = [
+        [
+            escape(row.layer),
+            scaled(row.macs, ""),
+            f"{row.macs / found.macs:.1%}" if found.macs else "–",
+            scaled(row.moved_bytes, "B"),
+            f"{row.intensity:.1f}",
+        ]
+        for row in found.layers
+    ]
+    if rows:
+        print_table("layers with most MACs (estimated)", columns, rows)
+
+
+def print_devices(found: Sequence[DeviceEstimate], every_target: bool) -> None:
+    """One row a catalogued device, that of its fastest target; with `every_target` all of them."""
+    chosen = list(found)
+    if not every_target:
+        best: dict[str, DeviceEstimate] = {}
+        for row in found:
+            other = best.get(row.device)
+            if other is None or _slowest(row) < _slowest(other):
+                best[row.device] = row
+        chosen = list(best.values())
+    if not chosen:
+        return
+    columns = ["device", "target", "unit", "memory", "of", "", "latency, ms", "limited by", "note"]
+    rows = [
+        [
+            row.device,
+            row.target,
+            row.unit,
+            scaled(row.memory_bytes, "B"),
+            scaled(row.app_bytes, "B"),
+            row.memory,
+            "unknown" if row.latency_ms is None else f"{row.latency_ms[0]:.2g} to {row.latency_ms[1]:.2g}",
+            row.limited_by or "–",
+            row.note or "–",
+        ]
+        for row in chosen
+    ]
+    print_table("catalogued devices: estimated, not measured", columns, rows, words=3)
+
+
+def _slowest(row: DeviceEstimate) -> float:
+    return float("inf") if row.latency_ms is None else row.latency_ms[1]
 
 
 def print_obstacles(obstacles: Sequence[Obstacle]) -> None:
@@ -141,6 +235,13 @@ def print_latents(statistics: LatentStatistics | None, normalized: bool = False)
     from toolkit.latents import undoing
 
     console.print(f"latents: {undoing(statistics, normalized)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _placed(plan: TargetPlan) -> str:
+    if plan.share is None or plan.accelerator is None:
+        return "–"
+    pieces = "" if plan.delegates is None else f" in {plan.delegates}"
+    return f"{plan.share:.1%} {plan.accelerator}{pieces}"
 
 
 def _share(share: float | None, delegates: int | None) -> str:

@@ -1,0 +1,41 @@
+"""The graph for Model Explorer: what its loader asks of a file, and what a reader asks of a node."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from export.inspection import inspect_module
+from tests.conftest import Apply
+
+
+def test_a_graph_says_of_every_operator_where_it_runs_and_what_it_costs(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), Apply(lambda x: torch.fmod(x, 2)), nn.Conv2d(4, 4, 3))
+    path = tmp_path / "graph.json"
+    inspect_module(module, (torch.randn(1, 3, 8, 8),), ["executorch-xnnpack-fp32"], "net", path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["label"] == "net"
+    (graph,) = content["graphs"]
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    for node in nodes.values():
+        assert all(edge["sourceNodeId"] in nodes for edge in node["incomingEdges"])
+        assert all(isinstance(item["value"], str) for item in node["attrs"])
+    labelled = {node["label"]: node for node in nodes.values()}
+    attributes = {item["key"]: item["value"] for item in labelled["fmod"]["attrs"]}
+    assert attributes["planned: executorch-xnnpack-fp32"].startswith("CPU: fmod")
+    assert labelled["fmod"]["namespace"] == "1"
+    convolution = {item["key"]: item["value"] for item in labelled["conv2d"]["attrs"]}
+    assert convolution["planned: executorch-xnnpack-fp32"] == "accelerator"
+    assert "MACs (estimated)" in convolution
+
+
+def test_a_refused_operator_says_so(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), Apply(lambda x: torch.linalg.svdvals(x[0])))
+    path = tmp_path / "graph.json"
+    inspect_module(module, (torch.randn(1, 3, 8, 8),), ["onnx-fp32"], "net", path)
+    (graph,) = json.loads(path.read_text(encoding="utf-8"))["graphs"]
+    keys = {item["key"] for node in graph["nodes"] for item in node["attrs"]}
+    assert "refused: onnx-fp32" in keys
