@@ -169,7 +169,7 @@ def print_devices(found: Sequence[DeviceEstimate], every_target: bool) -> None:
             scaled(row.memory_bytes, "B"),
             scaled(row.app_bytes, "B"),
             row.memory,
-            "unknown" if row.latency_ms is None else f"{row.latency_ms[0]:.2g} to {row.latency_ms[1]:.2g}",
+            "unknown" if row.latency_ms is None else " to ".join(map(_two_digits, row.latency_ms)),
             row.limited_by or "–",
             row.note or "–",
         ]
@@ -242,6 +242,10 @@ def _placed(plan: TargetPlan) -> str:
         return "–"
     pieces = "" if plan.delegates is None else f" in {plan.delegates}"
     return f"{plan.share:.1%} {plan.accelerator}{pieces}"
+
+
+def _two_digits(figure: float) -> str:
+    return f"{float(f'{figure:.2g}'):g}"
 
 
 def _share(share: float | None, delegates: int | None) -> str:
