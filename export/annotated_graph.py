@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from export import facts
 from export.lowering.nested import tensors_in
-from export.lowering.refusal import WHOLE, depends_on_data, source_line
+from export.lowering.refusal import WHOLE, depends_on_data, layer, source_line
 
 #: Backgrounds of operators that a target refuses, and that leave an accelerator.
 REFUSED, LEAVES = "#f4c7c3", "#fce8b2"
@@ -22,12 +22,13 @@ REFUSED, LEAVES = "#f4c7c3", "#fce8b2"
 def annotated_graph(
     name: str,
     program: ExportedProgram,
-    layer_of: Callable[[Node], str],
+    origin_of: Callable[[Node], Node],
     placements: Mapping[str, Mapping[str, str]],
     refused: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
     """The content of a JSON file of Model Explorer.
 
+    `origin_of` gives the model's own operator that a node of `program` was made for, whose layer and line are named.
     `placements` and `refused` say, for each target by the names of nodes of `program`, where an operator is planned to
     run that leaves the accelerator, and why one is refused.
     """
@@ -38,22 +39,22 @@ def annotated_graph(
     for node in program.graph.nodes:
         if node not in used:
             continue
-        attributes = _attributes(node, layer_of, work.get(node.name))
+        attributes = _attributes(node, origin_of(node), work.get(node.name))
         for target, reasons in placements.items():
             attributes[f"planned: {target}"] = reasons.get(node.name, "accelerator")
         for target, reasons in refused.items():
             if node.name in reasons:
                 attributes[f"refused: {target}"] = reasons[node.name]
-        nodes.append(_entry(node, layer_of, attributes))
+        nodes.append(_entry(node, origin_of(node), attributes))
     return {"label": name, "graphs": [{"id": name, "nodes": nodes}]}
 
 
-def _entry(node: Node, layer_of: Callable[[Node], str], attributes: Mapping[str, str]) -> dict[str, Any]:
-    layer = layer_of(node) if node.op == "call_function" else ""
+def _entry(node: Node, made_for: Node, attributes: Mapping[str, str]) -> dict[str, Any]:
+    path = layer(made_for) if node.op == "call_function" else WHOLE
     entry: dict[str, Any] = {
         "id": node.name,
         "label": facts.name_of(node) if node.op == "call_function" else node.name,
-        "namespace": "" if layer == WHOLE else layer.replace(".", "/"),
+        "namespace": "" if path == WHOLE else path.replace(".", "/"),
         "attrs": [{"key": key, "value": value} for key, value in attributes.items()],
         "incomingEdges": [
             {"sourceNodeId": used.name, "sourceNodeOutputId": "0", "targetNodeInputId": str(number)}
@@ -71,10 +72,10 @@ def _entry(node: Node, layer_of: Callable[[Node], str], attributes: Mapping[str,
     return entry
 
 
-def _attributes(node: Node, layer_of: Callable[[Node], str], work: facts.Work | None) -> dict[str, str]:
+def _attributes(node: Node, made_for: Node, work: facts.Work | None) -> dict[str, str]:
     if node.op != "call_function":
         return {}
-    found = {"layer": layer_of(node), "line": source_line(node)}
+    found = {"layer": layer(made_for), "line": source_line(made_for)}
     if work is not None:
         found["MACs (estimated)"] = f"{work.macs:,}"
         found["bytes moved in fp32 (estimated)"] = f"{work.moved_bytes:,}"

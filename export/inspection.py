@@ -168,7 +168,7 @@ def inspect_module(
             progress.update(number + 2, target)
             planned, obstacles = planning.of(target)
             found.targets.append(planned.model_copy(update={"obstacles": stopped + len(obstacles)}))
-            found.obstacles += obstacles
+            found.obstacles = _shared([*found.obstacles, *obstacles])
         if errors:
             found.estimates = figures(module, inputs, program, layer)
         else:
@@ -238,7 +238,7 @@ class _Planning:
                     placements[target] = {
                         _lowered(row.node): f"{row.unit}: {row.operator} {row.reason}" for row in rows
                     }
-        return annotated_graph(name, self.program, self.layer_of, placements, refused)
+        return annotated_graph(name, self.program, lambda node: _origin(node, self.origins), placements, refused)
 
     def of(self, target: str) -> tuple[TargetPlan, list[Obstacle]]:
         """What one target makes of the program; of a part of one (not `whole`), only what it refuses."""
@@ -326,6 +326,17 @@ def _off(nodes: Sequence[Outside], origins: Mapping[str, Node]) -> list[OffAccel
         for (name, unit, reason, certain), at in layers.items()
     ]
     return sorted(found, key=lambda row: (not row.certain, -row.count))
+
+
+def _shared(obstacles: Iterable[Obstacle]) -> list[Obstacle]:
+    """What several targets refuse for the same reason is one obstacle of them all."""
+    found: dict[str, Obstacle] = {}
+    for obstacle in obstacles:
+        said = obstacle.model_dump_json(exclude={"targets"})
+        known = found.get(said)
+        targets = obstacle.targets if known is None else list(dict.fromkeys([*known.targets, *obstacle.targets]))
+        found[said] = obstacle.model_copy(update={"targets": targets})
+    return list(found.values())
 
 
 def _distinct(obstacles: Iterable[Obstacle]) -> list[Obstacle]:

@@ -15,17 +15,21 @@ from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_trans
 from executorch.exir.backend.partitioner import Partitioner
 from executorch.exir.verification.verifier import EXIRATenDialectVerifier
 from executorch.runtime import Runtime
+from torch import fx
 from torch._export.verifier import SpecViolationError
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from export.executorch import read, shuffle_pixels
+from export.lowering.lower import program_of
+from export.lowering.unrolled import unroll
 from export.planning.coreml import NEURAL_ENGINE, placement
 from export.planning.registry import Outside, Plan, Stopped, origin, plans
 from export.planning.trial import refused_alone
 from toolkit.quiet import native_stderr_hidden
 
 REMEDY = "Replace it by operators of torch's core set, compute it outside of the model, or leave this target out"
-CONVOLUTION_REMEDY = "Change the convolution to one that XNNPACK takes, or leave this target out"
+CONVOLUTION_REMEDY = "Change the convolution to one that the delegate takes, or leave this target out"
 NO_DELEGATE = "is left outside the delegate"
 
 
@@ -33,19 +37,20 @@ NO_DELEGATE = "is left outside the delegate"
 def plan_xnnpack(program: ExportedProgram) -> Plan:
     """Partition the program as the exporter does; raises what the partitioner raises.
 
-    A convolution outside the delegate is refused, and so is an operator that ExecuTorch has no kernel for.
+    A convolution outside of a delegate is refused, and so is an operator that ExecuTorch has no kernel for.
     """
     ready = program.run_decompositions({torch.ops.aten.pixel_shuffle.default: shuffle_pixels})
-    return replace(_plan(program, ready, [XnnpackPartitioner()], refuses_convolutions=True), accelerator="XNNPACK")
+    return replace(_plan(program, ready, [XnnpackPartitioner()], "XNNPACK"), accelerator="XNNPACK")
 
 
 @plans("executorch-vulkan")
 def plan_vulkan(program: ExportedProgram) -> Plan:
-    """Partition the program for Vulkan, which takes convolutions of batch 1 only; the rest runs on the CPU."""
+    """Partition the program for Vulkan, whose convolutions take batch 1 only: frames are tensors of their own."""
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 
-    found = _plan(program, program.run_decompositions({}), [VulkanPartitioner({"force_fp16": True})])
-    return replace(found, accelerator="Vulkan GPU", outside=[_batched(row) for row in found.outside])
+    ready = _frame_by_frame(program).run_decompositions({})
+    found = _plan(program, ready, [VulkanPartitioner({"force_fp16": True})], "Vulkan")
+    return replace(found, accelerator="Vulkan GPU")
 
 
 @plans("executorch-coreml")
@@ -53,7 +58,7 @@ def plan_coreml(program: ExportedProgram) -> Plan:
     """Partition the program for Core ML, and plan by rules where Core ML places what it gets."""
     from executorch.backends.apple.coreml.partition import CoreMLPartitioner
 
-    found = _plan(program, program.run_decompositions({}), [CoreMLPartitioner()])
+    found = _plan(program, program.run_decompositions({}), [CoreMLPartitioner()], "Core ML")
     if found.refused or found.outside:
         return replace(found, accelerator="Core ML", note="placement inside Core ML not planned: it gets parts only")
     placed = placement(program)
@@ -71,7 +76,7 @@ def _plan(
     program: ExportedProgram,
     ready: ExportedProgram,
     partitioners: Sequence[Partitioner],
-    refuses_convolutions: bool = False,
+    delegate: str = "",
 ) -> Plan:
     error = None
     try:
@@ -81,10 +86,10 @@ def _plan(
     kernels = _kernels()
     refused, outside = [], []
     for node in edge.exported_program().graph.nodes:
-        operator = getattr(node.target, "_op", None)  # None for calls of a delegate
-        if node.op == "call_function" and operator is not None:
+        operator = getattr(node.target, "_op", None)  # no operator: calls of a delegate, and arithmetic on sizes
+        if node.op == "call_function" and isinstance(operator, OpOverload):
             outside.append(Outside(node, operator.name().split("::")[-1].split(".")[0], "CPU", NO_DELEGATE))
-            why = _objection(operator, node.target, kernels, refuses_convolutions)
+            why = _objection(operator, node.target, kernels, delegate)
             if why:
                 refused.append(Stopped(node, why, CONVOLUTION_REMEDY if "convolution" in operator.name() else REMEDY))
     left = None if error is not None else {origin(row.node) for row in outside}
@@ -102,11 +107,14 @@ def _partitioned(ready: ExportedProgram, partitioners: Sequence[Partitioner], ch
         return to_edge_transform_and_lower(ready, partitioner=list(partitioners), compile_config=config)
 
 
-def _batched(row: Outside) -> Outside:
-    value = row.node.meta.get("val")
-    if row.operator != "convolution" or not isinstance(value, torch.Tensor) or value.ndim < 1 or value.shape[0] == 1:
-        return row
-    return replace(row, reason=f"is a convolution of batch {value.shape[0]}, and Vulkan takes batch 1 only")
+def _frame_by_frame(program: ExportedProgram) -> ExportedProgram:
+    """The same function with batch 1 throughout, where it takes more."""
+    inputs = [node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    if all(value.ndim == 0 or value.shape[0] == 1 for value in inputs):
+        return program
+    module = program.module()
+    assert isinstance(module, fx.GraphModule)
+    return program_of(unroll(module), [torch.zeros(value.shape, dtype=value.dtype) for value in inputs])
 
 
 def _kernels() -> set[str]:
@@ -114,12 +122,10 @@ def _kernels() -> set[str]:
         return set(Runtime.get().operator_registry.operator_names)
 
 
-def _objection(
-    operator: torch._ops.OpOverload, edge_operator: Any, kernels: set[str], refuses_convolutions: bool
-) -> str | None:
-    """Why an operator outside the delegate is refused."""
-    if refuses_convolutions and "convolution" in operator.name():
-        return "stays outside the XNNPACK delegate, where a convolution is slow"
+def _objection(operator: OpOverload, edge_operator: Any, kernels: set[str], delegate: str) -> str | None:
+    """Why an operator outside the delegate is refused; without a `delegate` everything is outside."""
+    if delegate and "convolution" in operator.name():
+        return f"stays outside the {delegate} delegate, where a convolution is slow"
     try:
         EXIRATenDialectVerifier().check_valid_op(operator)
     except SpecViolationError:

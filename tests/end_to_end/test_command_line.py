@@ -120,7 +120,7 @@ def test_inspect_prints_what_is_planned_and_what_is_estimated(
 ) -> None:
     assert handheld("inspect", "--module", f"{factories}:plain", "--target", "executorch-xnnpack-fp32") == 0
     shown = capsys.readouterr().out
-    assert "100.0% in 1" in shown
+    assert "100.0% XNNPACK in 1" in shown
     assert "planned" in shown
     assert "estimated from shapes: 16 parameters" in shown
 

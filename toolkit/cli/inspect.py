@@ -92,7 +92,7 @@ def _inspect_bundle(path: Path, targets: Sequence[str], as_json: bool) -> None:
 def print_inspection(found: Inspection) -> None:
     """The obstacles, if any, what to do about them, one row a target, and the model's figures."""
     if found.obstacles:
-        print_obstacles(found.obstacles)
+        print_obstacles(found.obstacles, [plan.target for plan in found.targets])
     columns = ["target", "obstacles", "on the accelerator (planned)", "leaves it (planned)", "note"]
     rows = [
         [
@@ -182,13 +182,14 @@ def _slowest(row: DeviceEstimate) -> float:
     return float("inf") if row.latency_ms is None else row.latency_ms[1]
 
 
-def print_obstacles(obstacles: Sequence[Obstacle]) -> None:
+def print_obstacles(obstacles: Sequence[Obstacle], inspected: Sequence[str]) -> None:
     """One row an obstacle, and under the table each remedy once."""
     columns = ["operator", "layer", "on", "line", "target", "reason"]
     rows = []
     for obstacle in obstacles:
         shapes = " ".join(str(shape) for shape in obstacle.shapes) or "–"
-        targets = "all" if len(obstacle.targets) > 1 else obstacle.targets[0]
+        everywhere = len(obstacle.targets) > 1 and set(obstacle.targets) >= set(inspected)
+        targets = "all" if everywhere else ", ".join(obstacle.targets)
         line = _short(obstacle.source)
         row = [obstacle.operator, obstacle.layer, shapes, line, targets, obstacle.reason]
         rows.append([escape(cell) for cell in row])
