@@ -17,14 +17,16 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache as once
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 import torch
+from pydantic import BaseModel
 
-from export.handover import Material, arrays, signature, weights
+from export.handover import Material, rest, weights
 from export.targets import Target
 from toolkit.bundle import Artifact, versions
 from toolkit.errors import UserError
@@ -182,12 +184,30 @@ def _call_digest(material: Material, name: str) -> str:
         if isinstance(part, torch.fx.GraphModule):
             digest.update(part.code.encode())
     digest.update(str(call.program.graph_signature).encode())
-    digest.update(signature(call, material.estimates).model_dump_json().encode())
-    held = [*weights(call.program), *((label, torch.from_numpy(array)) for label, array in arrays(call).items())]
-    for label, tensor in held:
-        digest.update(f"{label} {tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}\n".encode())
-        digest.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    _add(digest, [material.estimates, weights(call.program), rest(call)])
     return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, value: object) -> None:
+    """Add to a hash what a call is made of; raises `TypeError` where that is something whose text may hide a part."""
+    digest.update(f"{type(value).__name__} ".encode())
+    if isinstance(value, Mapping):
+        _add(digest, list(value.items()))
+    elif isinstance(value, list | tuple):
+        digest.update(f"{len(value)} ".encode())
+        for item in value:
+            _add(digest, item)
+    elif isinstance(value, np.ndarray):
+        _add(digest, torch.from_numpy(np.ascontiguousarray(value)))
+    elif isinstance(value, torch.Tensor):
+        _add(digest, [str(value.dtype), *value.shape, *value.stride()])
+        digest.update(value.detach().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    elif isinstance(value, BaseModel):
+        digest.update(value.model_dump_json().encode())
+    elif isinstance(value, str | int | float | bool | None):
+        digest.update(f"{value!r} ".encode())
+    else:
+        raise TypeError(f"{type(value).__name__} cannot be hashed into a cache key")
 
 
 def _hash(text: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,13 +33,14 @@ STREAMED_LATENTS = 6
 class Call:
     """One signature, shared by the artifacts of a bundle.
 
-    `lowered` is the rank-4 module and `program` its graph. `sample` has an example of every input and output by name,
-    and for a stream also a whole clip.
+    `lowered` is the rank-4 module and `program` its graph; `trace` gives the PyTorch program with the same signature.
+    `sample` has an example of every input and output by name, and for a stream also a whole clip.
     `calibration` has the inputs of real calls, each in the artifact's order: of the sample first.
     """
 
     lowered: nn.Module
     program: ExportedProgram
+    trace: Callable[[], ExportedProgram]
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
     sample: dict[str, np.ndarray]
@@ -46,6 +48,11 @@ class Call:
     stream: StreamFacts | None = None
     tiling: Tiling | None = None
     calibration: Sequence[Sequence[np.ndarray]] = ()
+
+    @cached_property
+    def reference(self) -> ExportedProgram:
+        """The PyTorch program, called as the artifacts are: traced when it is first asked for, which takes time."""
+        return self.trace()
 
     @property
     def names(self) -> list[str]:
@@ -105,6 +112,7 @@ def clip_call(source: Source, shape: tuple[int, ...] | None = None, tiling: bool
     return Call(
         lowered=lowered,
         program=program_of(lowered, frames),
+        trace=lambda: torch.export.export(reference, frames),
         inputs=inputs,
         outputs=outputs,
         sample={i.name: t.numpy() for i, t in zip([*inputs, *outputs], [*frames, *expected], strict=True)},
@@ -149,9 +157,11 @@ def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
     arrays = zip([*input_infos, *output_infos], [*inputs, *outputs], strict=True)
     sample = {info.name: array for info, array in arrays}
     example = tuple(torch.from_numpy(array) for array in inputs)
+    program = program_of(form.module, example)
     return Call(
         lowered=form.module,
-        program=program_of(form.module, example),
+        program=program,
+        trace=lambda: program,
         inputs=input_infos,
         outputs=output_infos,
         sample=sample | {CLIP_LATENT: clip.numpy(), CLIP_FRAMES: expected.numpy()},
@@ -159,14 +169,6 @@ def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
         stream=facts,
         calibration=[inputs, *steps],
     )
-
-
-def reference_program(source: Source, call: Call) -> ExportedProgram:
-    """The PyTorch program, called as the artifacts are; of a stream its lowered step, for there is no other."""
-    if not isinstance(call.lowered, LoweredModule) or call.stream is not None:
-        return call.program
-    videos = [[spec.frames for spec in specs] for specs in (call.lowered.inputs, call.lowered.outputs)]
-    return torch.export.export(FramesFirst(source.module, *videos), call.examples)
 
 
 def _eager(module: nn.Module) -> Step:

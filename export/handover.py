@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch.export import ExportedProgram
 
 from export.calls import Call
-from toolkit.bundle import TensorInfo
-from toolkit.schema import StrictModel
-from toolkit.streaming import StreamFacts
-from toolkit.tiling import Tiling
 
 MAIN = "main"
+PROGRAM, REFERENCE, REST = "program.pt2", "reference.pt2", "rest.pickle"
+#: Fields of a call that do not go as they are: programs have a format of their own.
+PROGRAMS = ("lowered", "program", "trace")
+SECONDS_BETWEEN_LOOKS = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,35 +40,9 @@ class Material:
         return sum(tensor.numel() * tensor.element_size() for _, tensor in weights(self.call.program))
 
 
-class Signature(StrictModel):
-    """All of a call that is neither program nor array."""
-
-    inputs: list[TensorInfo]
-    outputs: list[TensorInfo]
-    states: list[TensorInfo]
-    stream: StreamFacts | None
-    tiling: Tiling | None
-    estimates: dict[str, int]
-
-
-def signature(call: Call, estimates: Mapping[str, int]) -> Signature:
-    """The call's, as it is stored and hashed."""
-    return Signature(
-        inputs=call.inputs,
-        outputs=call.outputs,
-        states=call.states,
-        stream=call.stream,
-        tiling=call.tiling,
-        estimates=dict(estimates),
-    )
-
-
-def arrays(call: Call) -> dict[str, np.ndarray]:
-    """The sample and the inputs to calibrate on, by names of their own."""
-    found = {f"sample {name}": array for name, array in call.sample.items()}
-    for number, inputs in enumerate(call.calibration):
-        found |= {f"calibration {number} {place}": array for place, array in enumerate(inputs)}
-    return found
+def rest(call: Call) -> dict[str, Any]:
+    """All of a call but its programs, by the names of its fields: arrays, and what the manifest says."""
+    return {each.name: getattr(call, each.name) for each in fields(call) if each.name not in PROGRAMS}
 
 
 def weights(program: ExportedProgram) -> list[tuple[str, torch.Tensor]]:
@@ -76,43 +52,35 @@ def weights(program: ExportedProgram) -> list[tuple[str, torch.Tensor]]:
 
 
 def write(folder: Path, material: Material) -> None:
-    """Write the material into `folder`."""
-    for number, (name, call) in enumerate(material.calls.items()):
-        place = folder / f"{number:03d} {name}"  # reading keeps the order
+    """Write the material into `folder`, without PyTorch's own programs: those come with `write_references`."""
+    (folder / REST).write_bytes(pickle.dumps((list(material.sizes), material.estimates)))
+    for name, call in material.calls.items():
+        place = folder / name
         place.mkdir()
-        torch.export.save(call.program, place / "program.pt2")
-        np.savez(place / "arrays.npz", **arrays(call))  # type: ignore[arg-type]
-        (place / "signature.json").write_text(signature(call, material.estimates).model_dump_json(), encoding="utf-8")
+        torch.export.save(call.program, place / PROGRAM)
+        (place / REST).write_bytes(pickle.dumps(rest(call)))
+
+
+def write_references(folder: Path, material: Material) -> None:
+    """Trace PyTorch's own programs and write them, while others already work on the rest: they wait where they must."""
+    for name, call in material.calls.items():
+        unfinished = folder / name / f"unfinished-{REFERENCE}"
+        torch.export.save(call.reference, unfinished)
+        unfinished.rename(folder / name / REFERENCE)
 
 
 def read(folder: Path) -> Material:
     """The material that `write` left in `folder`."""
-    calls = {place.name[4:]: _read_call(place) for place in sorted(folder.iterdir())}
-    main, estimates = calls.pop(MAIN)
-    return Material(main, estimates, {name: call for name, (call, _) in calls.items()})
+    sizes, estimates = pickle.loads((folder / REST).read_bytes())
+    return Material(_read_call(folder / MAIN), estimates, {name: _read_call(folder / name) for name in sizes})
 
 
-def _read_call(place: Path) -> tuple[Call, dict[str, int]]:
-    program = torch.export.load(place / "program.pt2")
-    facts = Signature.model_validate_json((place / "signature.json").read_bytes())
-    sample: dict[str, np.ndarray] = {}
-    calibration: dict[int, list[np.ndarray]] = {}
-    with np.load(place / "arrays.npz") as stored:
-        for key in stored.files:  # in the order in which they were written
-            kind, _, name = key.partition(" ")
-            if kind == "sample":
-                sample[name] = stored[key]
-            else:
-                calibration.setdefault(int(name.split()[0]), []).append(stored[key])
-    call = Call(
-        lowered=program.module(),
-        program=program,
-        inputs=facts.inputs,
-        outputs=facts.outputs,
-        sample=sample,
-        states=facts.states,
-        stream=facts.stream,
-        tiling=facts.tiling,
-        calibration=list(calibration.values()),
-    )
-    return call, facts.estimates
+def _read_call(place: Path) -> Call:
+    program = torch.export.load(place / PROGRAM)
+
+    def awaited() -> ExportedProgram:
+        while not (place / REFERENCE).is_file():
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return torch.export.load(place / REFERENCE)
+
+    return Call(lowered=program.module(), program=program, trace=awaited, **pickle.loads((place / REST).read_bytes()))

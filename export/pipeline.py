@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from export import cache, facts, parity, workers
-from export.calls import Call, clip_call, reference_program, stream_call
+from export.calls import Call, clip_call, stream_call
 from export.handover import Material
 from export.lowering.lower import max_rank
 from export.model_card import model_card
@@ -76,7 +76,7 @@ def export(
         # 3. What any device needs to check itself, the card, and the manifest over all of it.
         progress.update(len(chosen) + 1, "sealing")
         _save_samples(folder, material)
-        torch.export.save(reference_program(source, material.call), folder / REFERENCE)
+        torch.export.save(material.call.reference, folder / REFERENCE)
         manifest = _manifest(source, artifacts, command)
         (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
         sealed = seal(folder, manifest)

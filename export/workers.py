@@ -112,6 +112,7 @@ def make(
     # ExecuTorch's take longest by far: they begin first
     waiting = sorted(targets, key=lambda target: not target.name.startswith("executorch"))
     with _crew(bundle, material, min(most, len(waiting))) as crew:
+        traced = False
         while waiting or crew.running:
             while waiting and crew.has_room():
                 target = waiting.pop(0)
@@ -119,6 +120,9 @@ def make(
                 assert message is not None
                 crew.start(target, message)
                 said(", ".join(worker.target.name for worker in crew.running))
+            if not traced:  # the workers are at their conversions meanwhile
+                handover.write_references(crew.material, material)
+                traced = True
             time.sleep(SECONDS_BETWEEN_LOOKS)
             for target, artifact in crew.finished():
                 done(target, artifact)
