@@ -111,13 +111,14 @@ def keep(name: str, artifact: Artifact, bundle: Path) -> None:
             _copy(bundle / artifact.path, unfinished / artifact.path)
             text = artifact.model_dump_json()
             write_atomic(unfinished / ENTRY, Entry(artifact=text, artifact_sha256=_hash(text)).model_dump_json())
-            with contextlib.suppress(FileExistsError):
+            if not place.exists():
                 unfinished.rename(place)
         finally:
             _remove(unfinished)
         make_room()
     except OSError as error:
-        log.warning("%s: artifacts cannot be kept there (%s)", place.parent, error.strerror)
+        if not place.exists():  # else another process has just kept the same
+            log.warning("%s: artifacts cannot be kept there (%s)", place.parent, error.strerror)
 
 
 def make_room() -> None:
