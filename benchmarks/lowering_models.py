@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from benchmarks import results_file
 from benchmarks.video_models import MODELS
 from export.calls import Call, clip_call
+from export.handover import Material
 from export.lowering.lower import exported, max_rank
 from export.pipeline import write_artifact
 from export.sources import Source
@@ -68,7 +69,7 @@ def _exported(row: Row, call: Call) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         for target in TARGETS:
             try:
-                artifact = write_artifact(find_target(target), Path(folder), call, estimates)
+                artifact = write_artifact(find_target(target), Path(folder), Material(call, estimates))
             except HandheldError as error:
                 row = replace(row, failed=f"{row.failed} {error}".strip())
                 continue

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from export import facts, parity
+from export import cache, facts, parity, workers
 from export.calls import Call, clip_call, stream_call
+from export.handover import Material
 from export.lowering.lower import max_rank
 from export.model_card import model_card
 from export.sources import Source
-from export.targets import Conversion, Target, Written, find_target
+from export.targets import Conversion, Target, Written, all_targets, find_target
 from toolkit.bundle import (
     REFERENCE,
     SAMPLE,
+    SIZE_SAMPLES,
     Artifact,
+    ArtifactSize,
     GraphFacts,
     Manifest,
     Model,
+    TensorInfo,
     new_bundle,
     open_bundle,
     provenance,
@@ -31,7 +35,7 @@ from toolkit.bundle import (
 from toolkit.errors import CheckFailed, HandheldError, UserError
 from toolkit.files import sha256, size_bytes
 from toolkit.parity import Parity
-from toolkit.progress import track
+from toolkit.progress import Tracker, console, track
 
 MAX_RANK = 4
 Mode = Literal["clip", "stream"]
@@ -44,38 +48,35 @@ def export(
     *,
     mode: Mode = "clip",
     shape: tuple[int, ...] | None = None,
+    shapes: Sequence[tuple[int, ...]] = (),
     tiling: bool = False,
+    jobs: int | None = None,
+    use_cache: bool = True,
     command: str = "",
 ) -> Manifest:
     """Export `source` to every target and write the bundle `output`, whole or not at all.
 
     In `mode` "clip" one call takes a whole clip; in "stream" one latent frame and the states, for causal models.
-    `shape` is a latent's (T, h, w) or images' (H, W), by default that of the source's example. With `tiling` the bundle
-    also says how tiles of longer clips and larger pictures must overlap, which takes minutes for large models.
-    Raises `UserError` on unknown targets and on models that cannot be lowered or streamed, `CheckFailed` where an
-    artifact differs from PyTorch.
+    `shape` is a latent's (T, h, w) or images' (H, W), by default that of the source's example; `shapes` are several, of
+    artifacts that hold the model for each, the main one first. With `tiling` the bundle also says how tiles
+    of longer clips and larger pictures must overlap, which takes minutes for large models.
+    `jobs` is how many targets are made at once, by default as many as cores and memory allow; `use_cache`, whether
+    artifacts that were made before are taken from there.
+    Raises `UserError` on unknown targets, on several shapes for a target that holds one, and on models that cannot be
+    lowered or streamed, `CheckFailed` where an artifact differs from PyTorch.
     """
-    chosen = [find_target(name) for name in dict.fromkeys(targets)]
-    if not chosen:
-        raise UserError("no target given; name at least one with --target")
+    chosen = _chosen(targets, several=len(shapes) > 1)
     with new_bundle(output) as folder, track("export", len(chosen) + 2) as progress, torch.no_grad():
-        # 1. One lowered graph for all targets, proved equal to the module, with a real input and PyTorch's answer.
+        # 1. One lowered graph for all targets, proved equal to the module, with a real input and PyTorch's answer;
+        #    and one more for every further size.
         progress.update(0, "lowering")
-        call = clip_call(source, shape, tiling) if mode == "clip" else stream_call(source, shape)
-        estimates = {
-            "params": facts.params(source.module),
-            "macs": facts.macs(call.lowered, call.examples),
-            "peak_activation_bytes": facts.peak_activation_bytes(call.program),
-        }
-        # 2. Each artifact: written, read back, compared.
-        artifacts = []
-        for number, target in enumerate(chosen):
-            progress.update(number + 1, target.name)
-            artifacts.append(write_artifact(target, folder, call, estimates))
+        material = _lowered(source, mode, list(shapes) or [shape], tiling)
+        # 2. Each artifact: written, read back, compared, or taken from the cache; several at once.
+        artifacts = make_all(chosen, folder, material, progress, jobs, use_cache)
         # 3. What any device needs to check itself, the card, and the manifest over all of it.
         progress.update(len(chosen) + 1, "sealing")
-        np.savez(folder / SAMPLE, **call.sample)  # type: ignore[arg-type]
-        torch.export.save(call.reference, folder / REFERENCE)
+        _save_samples(folder, material)
+        torch.export.save(material.call.reference, folder / REFERENCE)
         manifest = _manifest(source, artifacts, command)
         (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
         sealed = seal(folder, manifest)
@@ -86,35 +87,70 @@ def export(
 def verify(bundle: Path) -> dict[str, Parity]:
     """Check every hash of a bundle, then run every artifact again on its sample; returns parity by target.
 
+    A further size of an artifact is called after its target and its own name, with a space between.
     Raises `CheckFailed` that names the changed files, and `UserError` where `bundle` is none. Whether a parity
     passed stands in the result.
     """
     manifest = open_bundle(bundle)
-    with np.load(bundle / SAMPLE) as arrays:
-        sample = dict(arrays)
+    sample = _read_sample(bundle / SAMPLE)
     results = {}
     with track("verify", len(manifest.artifacts)) as progress:
         for number, a in enumerate(manifest.artifacts):
             progress.update(number, a.target)
             target = find_target(a.target)
             results[a.target] = parity.check(target, bundle / a.path, sample, a.inputs, a.outputs, a.stream)
+            for size in a.sizes:
+                own = _read_sample(bundle / SIZE_SAMPLES / f"{size.name}.npz")
+                results[f"{a.target} {size.name}"] = parity.check(
+                    _of_size(target, size.name), bundle / a.path, own, size.inputs, size.outputs, a.stream
+                )
         progress.update(len(manifest.artifacts), "done")
     return results
 
 
-def write_artifact(target: Target, folder: Path, call: Call, estimates: dict[str, int]) -> Artifact:
-    """Convert, check the rank, check parity; raises `CheckFailed` where either does not hold."""
-    rank = max_rank(call.program)
-    path = folder / target.file_name
-    written = _convert(target, call, path)
-    if max(rank, written.max_rank) > MAX_RANK:
-        raise CheckFailed(f"{target.name}: a tensor of rank {max(rank, written.max_rank)} is left in the artifact")
-    inputs, outputs = call.inputs, call.outputs
-    if target.keeps_states:
-        inputs, outputs = inputs[: len(inputs) - len(call.states)], outputs[: len(outputs) - len(call.states)]
-    found = parity.check(target, path, call.sample, inputs, outputs, call.stream)
-    if not found.passed:
-        raise CheckFailed(f"{target.name}: {found}")
+def make_all(
+    targets: Sequence[Target], folder: Path, material: Material, progress: Tracker, jobs: int | None, use_cache: bool
+) -> list[Artifact]:
+    """The artifacts of all targets, in their order: from the cache, by processes of their own, or in this one.
+
+    A target that was added at run time is made in this process, and anew each time.
+    """
+    known = [target for target in targets if workers.portable(target)]
+    keys = {t.name: cache.key(t, material) for t in known} if use_cache and cache.folder() is not None else {}
+    made = {t.name: cache.take(keys[t.name], t, folder) for t in known if t.name in keys}
+    found = {name: artifact for name, artifact in made.items() if artifact is not None}
+    if found:
+        console.print(f"from the cache: {', '.join(found)}", highlight=False)
+    progress.update(1 + len(found), "")
+
+    def done(target: Target, artifact: Artifact) -> None:
+        found[target.name] = artifact
+        if target.name in keys:
+            cache.keep(keys[target.name], artifact, folder)
+
+    def said(text: str) -> None:
+        progress.update(1 + len(found), text)
+
+    missing = [target for target in targets if target.name not in found]
+    apart = [target for target in missing if target in known]
+    most = workers.jobs(material, apart, jobs) if len(apart) > 1 else 1
+    if most > 1:
+        workers.make(apart, folder, material, most, done, said)
+    for target in missing:
+        if target.name not in found:
+            said(target.name)
+            done(target, write_artifact(target, folder, material))
+    return [found[target.name] for target in targets]
+
+
+def write_artifact(target: Target, folder: Path, material: Material) -> Artifact:
+    """Convert, check the rank, check parity at every size; raises `CheckFailed` where one does not hold."""
+    call, path = material.call, folder / target.file_name
+    written = _convert(target, material, path)
+    rank = max(written.max_rank, *(max_rank(each.program) for each in material.calls.values()))
+    if rank > MAX_RANK:
+        raise CheckFailed(f"{target.name}: a tensor of rank {rank} is left in the artifact")
+    inputs, outputs = _spoken(target, call)
     return Artifact(
         target=target.name,
         mode="clip" if call.stream is None else "stream",
@@ -126,9 +162,80 @@ def write_artifact(target: Target, folder: Path, call: Call, estimates: dict[str
         states=call.states,
         stream=call.stream,
         tiling=call.tiling,
-        parity=found,
-        graph=GraphFacts.model_validate(asdict(written) | estimates),
+        parity=_proved(target, path, call),
+        graph=GraphFacts.model_validate(asdict(written) | material.estimates),
+        sizes=[_size(target, path, name, each) for name, each in material.sizes.items()],
     )
+
+
+def _chosen(names: Sequence[str], several: bool) -> list[Target]:
+    """The targets called `names`; raises `UserError` where one is unknown or cannot hold `several` sizes."""
+    chosen = [find_target(name) for name in dict.fromkeys(names)]
+    if not chosen:
+        raise UserError("no target given; name at least one with --target")
+    single = [target.name for target in chosen if target.open_size is None]
+    if several and single:
+        able = [name for name, target in all_targets().items() if target.open_size is not None]
+        hint = f"; targets that hold several: {', '.join(sorted(able))}" if able else ""
+        raise UserError(f"{', '.join(single)}: holds one size; give --shape once, or export each size by itself{hint}")
+    return chosen
+
+
+def _lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None], tiling: bool) -> Material:
+    """The model lowered for every shape, the first the main one. Raises `UserError` where two of them are one."""
+    main, *others = shapes
+    call = clip_call(source, main, tiling) if mode == "clip" else stream_call(source, main)
+    sizes: dict[str, Call] = {}
+    for shape in others:
+        assert shape is not None
+        further = clip_call(source, shape) if mode == "clip" else stream_call(source, shape)
+        if further.inputs in [each.inputs for each in (call, *sizes.values())]:
+            raise UserError(f"--shape {'x'.join(map(str, shape))}: given twice; name each size once")
+        sizes[f"size_{'x'.join(map(str, shape))}"] = further
+    estimates = {
+        "params": facts.params(source.module),
+        "macs": facts.macs(call.lowered, call.examples),
+        "peak_activation_bytes": facts.peak_activation_bytes(call.program),
+    }
+    return Material(call, estimates, sizes)
+
+
+def _size(target: Target, path: Path, name: str, call: Call) -> ArtifactSize:
+    """A further size of an artifact, proved by itself."""
+    inputs, outputs = _spoken(target, call)
+    return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=_proved(_of_size(target, name), path, call))
+
+
+def _of_size(target: Target, name: str) -> Target:
+    """The target as it opens one size of its artifacts."""
+    opening = target.open_size
+    assert opening is not None
+    return replace(target, name=f"{target.name} {name}", open=lambda path: opening(path, name))
+
+
+def _proved(target: Target, path: Path, call: Call) -> Parity:
+    found = parity.check(target, path, call.sample, *_spoken(target, call), call.stream)
+    if not found.passed:
+        raise CheckFailed(f"{target.name}: {found}")
+    return found
+
+
+def _spoken(target: Target, call: Call) -> tuple[list[TensorInfo], list[TensorInfo]]:
+    """The inputs and outputs that an artifact takes and gives; its states are not among them if it keeps them."""
+    hidden = len(call.states) if target.keeps_states else 0
+    return call.inputs[: len(call.inputs) - hidden], call.outputs[: len(call.outputs) - hidden]
+
+
+def _save_samples(folder: Path, material: Material) -> None:
+    np.savez(folder / SAMPLE, **material.call.sample)  # type: ignore[arg-type]
+    for name, call in material.sizes.items():
+        (folder / SIZE_SAMPLES).mkdir(exist_ok=True)
+        np.savez(folder / SIZE_SAMPLES / f"{name}.npz", **call.sample)  # type: ignore[arg-type]
+
+
+def _read_sample(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return dict(arrays)
 
 
 def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manifest:
@@ -143,10 +250,11 @@ def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manife
     )
 
 
-def _convert(target: Target, call: Call, path: Path) -> Written:
+def _convert(target: Target, material: Material, path: Path) -> Written:
     """Write one artifact. Converters are other people's code and raise what they like; a full disk stays one."""
     try:
-        return target.convert(Conversion(call.program, call.names, call.calibration), path)
+        call, sizes = material.call, {name: call.program for name, call in material.sizes.items()}
+        return target.convert(Conversion(call.program, call.names, call.calibration, sizes=sizes), path)
     except (HandheldError, OSError):
         raise
     except Exception as error:

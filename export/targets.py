@@ -64,7 +64,8 @@ Open = Callable[[Path], Session]
 class Target:
     """One preset. `convert(conversion, path)` writes the artifact; `open(path)` loads it.
 
-    An artifact that `keeps_states` holds its stream's states itself: it takes and gives none.
+    An artifact that `keeps_states` holds its stream's states itself: it takes and gives none. Where an artifact may
+    hold several sizes, `open_size(path, name)` loads the function or method of one.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Target:
     convert: Convert
     open: Open
     keeps_states: bool = False
+    open_size: Callable[[Path, str], Session] | None = None
 
 
 _TARGETS: dict[str, Target] = {}

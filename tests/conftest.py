@@ -35,6 +35,9 @@ TINY_VAE: dict[str, Any] = {
 LATENT_MEAN, LATENT_STD = (0.5, -1.0, 0.0, 2.0), (1.0, 2.0, 3.0, 4.0)
 TARGETS = ["onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"]
 
+# No artifact of a test comes from the cache, its session's bundles included: what is proved was made here and now.
+os.environ["HANDHELD_CACHE"] = "off"
+
 settings.register_profile("handheld", deadline=None, database=None, max_examples=50)
 settings.load_profile("handheld")
 

@@ -33,6 +33,7 @@ from toolkit.tiling import Tiling
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 SAMPLE = "sample.npz"
+SIZE_SAMPLES = "samples"  # a folder: one file of the form of SAMPLE for each further size, NAME.npz
 REFERENCE = "reference.pt2"
 VERSIONED = ("torch", "onnx", "onnxruntime", "onnxscript", "executorch", "coremltools", "diffusers", "numpy")
 ZEROED = "0" * 64
@@ -59,6 +60,15 @@ class GraphFacts(StrictModel):
     peak_activation_bytes: int
 
 
+class ArtifactSize(StrictModel):
+    """A further size that an artifact holds beside its main one: a function or method called `name`."""
+
+    name: str
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    parity: Parity
+
+
 class Artifact(StrictModel):
     """One exported file (or `.mlpackage` folder) of the bundle."""
 
@@ -74,6 +84,7 @@ class Artifact(StrictModel):
     tiling: Tiling | None = None
     parity: Parity
     graph: GraphFacts
+    sizes: list[ArtifactSize] = []
 
 
 class Model(StrictModel):

@@ -120,20 +120,30 @@ def _browser() -> Finding:
     return Finding("ONNX Runtime Web (browsers)", trouble is None, seen, trouble or "", required=False)
 
 
+def _cache() -> Finding:
+    """Where artifacts are kept for the next export of the same."""
+    from export import cache
+
+    place = cache.folder()
+    seen = f"{place}: {cache.used_bytes() / 1e9:.1f} of {cache.most_bytes() / 1e9:g} GB; to clear it, delete the folder"
+    remedy = f"unset {cache.FOLDER_VARIABLE}"
+    return Finding("cache of artifacts", place is not None, seen if place else "off", remedy, required=False)
+
+
 def _apple() -> list[Finding]:
     from devices.apple import profiler
 
     return [Finding(f.capability, f.works, f.seen, f.remedy, required=False) for f in profiler.findings()]
 
 
-def _guarded(name: str, check: Callable[[], Finding], remedy: str) -> Callable[[], Finding]:
+def _guarded(name: str, check: Callable[[], Finding], remedy: str, required: bool = True) -> Callable[[], Finding]:
     """A check whose import fails is a finding, not a crash."""
 
     def run() -> Finding:
         try:
             return check()
         except (ImportError, OSError, RuntimeError) as error:
-            return Finding(name, False, " ".join(str(error).split())[:80], remedy)
+            return Finding(name, False, " ".join(str(error).split())[:80], remedy, required)
 
     return run
 
@@ -148,4 +158,5 @@ CHECKS: list[Callable[[], Finding]] = [
     _adb,
     _runners,
     _browser,
+    _guarded("cache of artifacts", _cache, "name another folder with HANDHELD_CACHE", required=False),
 ]

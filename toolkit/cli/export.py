@@ -47,14 +47,24 @@ def export(
         Mode, typer.Option(help="clip: a whole clip a call; stream: one latent frame a call, for causal models.")
     ] = Mode.clip,
     shape: Annotated[
-        str | None,
-        typer.Option(help="The latent's frames x height x width, such as 5x32x32; of images, such as 384x512."),
+        list[str] | None,
+        typer.Option(
+            help="The latent's frames x height x width, such as 5x32x32; of images, such as 384x512. Given several "
+            "times, artifacts hold the model for each; the first is the main one."
+        ),
     ] = None,
     tiling: Annotated[
         bool, typer.Option("--tiling", help="Measure how tiles must overlap, to decode longer clips and larger frames.")
     ] = False,
     normalized_latents: Annotated[
         bool, typer.Option("--normalized-latents", help="Take a diffusion model's output: undo mean and std inside.")
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Targets made at once (default: as many as cores and memory allow)."),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Make every artifact anew, and keep none for the next time.")
     ] = False,
     teacher: Annotated[bool, typer.Option("--teacher", help="Export the teacher's decoder, as a baseline.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
@@ -69,8 +79,10 @@ def export(
         targets,
         bundle,
         mode=mode.value,
-        shape=_parse_shape(shape),
+        shapes=[_parse_shape(text) for text in shape or []],
         tiling=tiling,
+        jobs=jobs,
+        use_cache=not no_cache,
         command=command_line(),
     )
     if as_json:
@@ -133,17 +145,20 @@ def teacher_source(run: Path) -> Source:
 
 
 def print_artifacts(manifest: Manifest) -> None:
-    """One row an artifact: size, graph facts, parity and how it was shown."""
-    parities = {artifact.target: artifact.parity for artifact in manifest.artifacts}
+    """One row an artifact and size: bytes, graph facts, parity and how it was shown."""
+    parities = {}
+    for artifact in manifest.artifacts:
+        parities[artifact.target] = artifact.parity
+        parities |= {f"{artifact.target} {size.name}": size.parity for size in artifact.sizes}
     print_parities(manifest.name, manifest, parities)
 
 
 def print_parities(title: str, manifest: Manifest, parities: Mapping[str, Parity]) -> None:
-    """One row a target; `parities` may be those of the manifest or fresh ones."""
+    """One row a target and a further size of it; `parities` may be those of the manifest or `export.verify`'s."""
     columns = ["target", "MB", "max rank", "delegated", "parity", "max |Δ|/scale", "PSNR dB", "tolerance", "how"]
     rows = []
     for target, parity in parities.items():
-        artifact = manifest.artifact(target)
+        artifact = manifest.artifact(target.partition(" ")[0])
         share = artifact.graph.delegated_share
         rows.append(
             [
@@ -161,9 +176,7 @@ def print_parities(title: str, manifest: Manifest, parities: Mapping[str, Parity
     print_table(title, columns, rows)
 
 
-def _parse_shape(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
+def _parse_shape(text: str) -> tuple[int, ...]:
     parts = text.lower().split("x")
     if len(parts) not in (2, 3) or not all(part.isdecimal() and part.isascii() and int(part) > 0 for part in parts):
         raise UserError(

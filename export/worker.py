@@ -1,0 +1,98 @@
+"""A process that makes one artifact: what `export.workers` starts, once for each target.
+
+It reads the material that `export.handover` wrote, writes the artifact into the bundle's folder, and leaves in a file
+either the artifact's entry of the manifest or the error that it ended with.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import traceback
+from pathlib import Path
+
+from toolkit import errors
+from toolkit.errors import HandheldError
+from toolkit.schema import StrictModel
+
+
+class Job(StrictModel):
+    """What a worker is told. `target` is a pickle of it, in hexadecimal."""
+
+    target: str
+    material: Path
+    bundle: Path
+    answer: Path
+    threads: int
+
+
+class Failure(StrictModel):
+    """An error as it goes from a worker to the process that started it.
+
+    `kind` is its class, of `toolkit.errors` the nearest; `arguments` are its own; `trace` is the traceback, for -vv.
+    """
+
+    kind: str
+    arguments: list[str | int | None]
+    trace: str
+
+
+class Answer(StrictModel):
+    """What a worker leaves: the artifact's entry as JSON, or its error."""
+
+    artifact: str | None = None
+    failure: Failure | None = None
+
+
+def run(message: str) -> None:
+    """The whole life of the process; `message` is a `Job` as JSON."""
+    main(Job.model_validate_json(message))
+    os._exit(0)  # what the libraries would tidy up at the end takes time, and goes wrong in some
+
+
+def main(job: Job) -> None:
+    """Make the artifact, and leave the answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the one who started this ends it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answer = Answer(artifact=_made(job))
+    except Exception as error:  # noqa: BLE001  (raised again in the process that started this one)
+        answer = Answer(failure=_told(error))
+    unfinished = job.answer.with_suffix(".part")
+    unfinished.write_text(answer.model_dump_json(), encoding="utf-8")
+    unfinished.replace(job.answer)
+
+
+def _made(job: Job) -> str:
+    import torch
+
+    from export import handover
+    from export.pipeline import write_artifact
+    from toolkit.quiet import hush_libraries
+
+    hush_libraries()
+    torch.set_num_threads(job.threads)
+    target = pickle.loads(bytes.fromhex(job.target))
+    material = handover.read(job.material)
+    with torch.no_grad():
+        return write_artifact(target, job.bundle, material).model_dump_json()
+
+
+def _told(error: Exception) -> Failure:
+    kind = type(error).__name__
+    arguments: list[str | int | None] = [str(error)]
+    if isinstance(error, HandheldError):
+        kind = next(base.__name__ for base in type(error).__mro__ if base.__module__ == errors.__name__)
+    elif isinstance(error, OSError):
+        named = None if error.filename is None else str(error.filename)
+        kind, arguments = OSError.__name__, [error.errno, error.strerror, named]
+    return Failure(kind=kind, arguments=arguments, trace=traceback.format_exc())
+
+
+def _end_with_parent() -> None:
+    """The standard input closes when the process that started this one ends, however it does."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)

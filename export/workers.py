@@ -1,0 +1,231 @@
+"""Several artifacts at once, each made by a process of its own (`export.worker`), as many as memory allows."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from export import handover
+from export.handover import Material
+from export.targets import Target
+from export.worker import Answer, Failure, Job
+from toolkit import errors
+from toolkit.bundle import Artifact
+from toolkit.errors import DeviceError, HandheldError
+
+SECONDS_BETWEEN_LOOKS = 0.1
+#: A process of its own pays from this size on: below, conversions take less time than starting Python and torch.
+WORTHWHILE_OPERATORS = 300
+#: What a conversion may need at most: an interpreter with its libraries, the weights as often as converters were seen
+#: to hold copies of them, and the activations of one call, PyTorch's and the artifact's.
+BASE_BYTES, WEIGHT_COPIES, ACTIVATION_COPIES = 1 << 30, 12, 3
+#: Prepares a worker's path before anything of ours is imported: it finds what the process that started it found.
+START = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from export import worker; worker.run(sys.argv[2])"
+
+Done = Callable[[Target, Artifact], None]
+
+
+class WorkerTraceback(Exception):
+    """Stands as the cause of an error that a worker had: its text is the traceback there."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+@dataclass
+class Worker:
+    """A process that makes the artifact of one target."""
+
+    target: Target
+    process: subprocess.Popen[bytes]
+    answer: Path
+    noise: Path
+
+
+@dataclass
+class Crew:
+    """The workers of one export. `most` may run at once; each may need `bytes_each`."""
+
+    material: Path
+    bundle: Path
+    most: int
+    bytes_each: int
+    running: list[Worker] = field(default_factory=list)
+
+    def start(self, target: Target, message: bytes) -> None:
+        """Begin with a target; `message` is its pickle."""
+        folder = self.material.parent
+        answer, noise = folder / f"{target.name}.json", folder / f"{target.name}.log"
+        threads = max(1, (os.cpu_count() or 1) // self.most)
+        job = Job(target=message.hex(), material=self.material, bundle=self.bundle, answer=answer, threads=threads)
+        command = [sys.executable, "-c", START, _path(), job.model_dump_json()]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        with noise.open("wb") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+        self.running.append(Worker(target, process, answer, noise))
+
+    def has_room(self) -> bool:
+        """Whether another worker may start now: always the first one, then as many as memory is left for."""
+        if not self.running:
+            return True
+        if len(self.running) >= self.most:
+            return False
+        claimed = sum(max(0, self.bytes_each - _resident(worker.process.pid)) for worker in self.running)
+        return available_bytes() - claimed >= self.bytes_each
+
+    def finished(self) -> list[tuple[Target, Artifact]]:
+        """Artifacts of the workers that ended since the last call; raises the error of one that had one."""
+        ended = [worker for worker in self.running if worker.process.poll() is not None]
+        self.running = [worker for worker in self.running if worker not in ended]
+        return [(worker.target, _answered(worker)) for worker in ended]
+
+    def end(self) -> None:
+        """Kill whatever still runs."""
+        for worker in self.running:
+            worker.process.kill()
+        for worker in self.running:
+            worker.process.wait()
+
+
+def make(
+    targets: Sequence[Target], bundle: Path, material: Material, most: int, done: Done, said: Callable[[str], None]
+) -> None:
+    """Make the artifacts of `targets`, every one of which `portable` takes, in the folder `bundle`.
+
+    `done` is called with every artifact, `said` with the names of those under way. The first error, and Ctrl-C, end all
+    workers; errors are raised as they came up there. Raises `DeviceError` where a worker is killed.
+    """
+    # ExecuTorch's take longest by far: they begin first
+    waiting = sorted(targets, key=lambda target: not target.name.startswith("executorch"))
+    with _crew(bundle, material, min(most, len(waiting))) as crew:
+        traced = False
+        while waiting or crew.running:
+            while waiting and crew.has_room():
+                target = waiting.pop(0)
+                message = portable(target)
+                assert message is not None
+                crew.start(target, message)
+                said(", ".join(worker.target.name for worker in crew.running))
+            if not traced:  # the workers are at their conversions meanwhile
+                handover.write_references(crew.material, material)
+                traced = True
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            for target, artifact in crew.finished():
+                done(target, artifact)
+                said(", ".join(worker.target.name for worker in crew.running))
+
+
+@contextmanager
+def _crew(bundle: Path, material: Material, most: int) -> Iterator[Crew]:
+    with tempfile.TemporaryDirectory(prefix="handheld-export-") as folder:
+        stored = Path(folder) / "material"
+        stored.mkdir()
+        handover.write(stored, material)
+        crew = Crew(stored, bundle, most, bytes_needed(material))
+        try:
+            yield crew
+        finally:
+            crew.end()
+
+
+def jobs(material: Material, targets: Sequence[Target], asked: int | None) -> int:
+    """How many processes to make `targets` with; 1 is this one. Without a number `asked` for: the cores, and this
+    process alone where the model is so small that starting others takes longer than it saves."""
+    if asked is not None:
+        return min(asked, len(targets))
+    operators = sum(node.op == "call_function" for node in material.call.program.graph.nodes)
+    if operators < WORTHWHILE_OPERATORS:
+        return 1
+    return max(1, min(len(targets), os.cpu_count() or 1, available_bytes() // bytes_needed(material)))
+
+
+def bytes_needed(material: Material) -> int:
+    """An estimate of the most memory that one conversion takes, from weights and activations of all sizes."""
+    activations = max(material.estimates["peak_activation_bytes"], 0)
+    copies = WEIGHT_COPIES + 2 * len(material.sizes)
+    return BASE_BYTES + copies * material.weight_bytes + ACTIVATION_COPIES * activations
+
+
+def available_bytes() -> int:
+    """Memory that is free for new processes: the machine's, or what the control group has left of its own."""
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return free if limit == "max" else min(free, int(limit) - int(used))
+    except (OSError, ValueError):
+        return free
+
+
+def portable(target: Target) -> bytes | None:
+    """The target as a message to a worker; None where its functions are not of this package, as those of a target that
+    was added at run time, which a worker would not know."""
+    functions = [getattr(f, "func", f) for f in (target.convert, target.open, target.open_size) if f is not None]
+    if not all(str(getattr(function, "__module__", "")).startswith("export.") for function in functions):
+        return None
+    try:
+        return pickle.dumps(target)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return None
+
+
+def _path() -> str:
+    return json.dumps([str(Path(entry).resolve()) for entry in sys.path])
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _answered(worker: Worker) -> Artifact:
+    if not worker.answer.is_file():
+        raise _died(worker)
+    answer = Answer.model_validate_json(worker.answer.read_bytes())
+    if answer.failure is not None:
+        raise _raised(answer.failure) from WorkerTraceback(answer.failure.trace)
+    assert answer.artifact is not None
+    return Artifact.model_validate_json(answer.artifact)
+
+
+def _raised(failure: Failure) -> Exception:
+    """The worker's error, of its own class where that is one that a user meets; else it is a defect of ours."""
+    if failure.kind == OSError.__name__:
+        return OSError(*failure.arguments)
+    kind = getattr(errors, failure.kind, None)
+    if isinstance(kind, type) and issubclass(kind, HandheldError):
+        return kind(*failure.arguments)
+    return RuntimeError(f"{failure.kind}: {failure.arguments[0]}")
+
+
+def _died(worker: Worker) -> DeviceError:
+    """The error of a worker that left no answer."""
+    code = worker.process.returncode
+    if code == -signal.SIGKILL:
+        return DeviceError(
+            f"{worker.target.name}: its conversion was killed, most likely for want of memory; "
+            "export with --jobs 1, or for a smaller --shape"
+        )
+    try:
+        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+    except ValueError:
+        how = f"with code {code}"
+    last = worker.noise.read_text(errors="replace").strip().splitlines()[-1:]
+    reason = f" ({last[0][:200]})" if last else ""
+    return DeviceError(f"{worker.target.name}: its conversion ended {how}{reason}; export with --jobs 1")
