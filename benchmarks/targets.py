@@ -93,7 +93,7 @@ def measure(name: str, targets: Sequence[str], folder: Path) -> list[Row]:
         bundle = folder / f"{name.replace(':', '-')}-{target}"
         start = time.perf_counter()
         try:
-            artifact = export.export(model, [target], bundle, shape=MODELS[name], cache=False).artifact(target)
+            artifact = export.export(model, [target], bundle, shape=MODELS[name], use_cache=False).artifact(target)
         except HandheldError as error:
             rows[target] = Row(name, target, why=str(error))
             continue
