@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from export.lowering import LoweredModule, lower
 from export.lowering.lower import program_of, to_frames, to_video
 from export.lowering.reach import reach
 from export.lowering.streaming import stream
-from export.parity import CLIP_FRAMES, CLIP_LATENT
 from export.sources import Source, fit
+from export.trials import CLIP_FRAMES, CLIP_LATENT, Trials, held_out
 from toolkit.bundle import TensorInfo
 from toolkit.errors import CheckFailed
 from toolkit.streaming import Step, StreamDecoder, StreamFacts
@@ -33,7 +34,8 @@ class Call:
 
     `lowered` is the rank-4 module and `program` its graph; `reference` is the PyTorch program with the same
     signature. `sample` has an example of every input and output by name, and for a stream also a whole clip.
-    `calibration` has the inputs of real calls, each in the artifact's order: of the sample first.
+    `calibration` has the inputs of real calls, each in the artifact's order: of the sample first. `truths` are what the
+    model should give for the sample's whole input, then for each held-out one.
     """
 
     lowered: nn.Module
@@ -46,6 +48,12 @@ class Call:
     stream: StreamFacts | None = None
     tiling: Tiling | None = None
     calibration: Sequence[Sequence[np.ndarray]] = ()
+    truths: Sequence[torch.Tensor] = ()
+
+    @cached_property
+    def trials(self) -> Trials:
+        """What artifacts are compared on beyond the sample, with PyTorch's answers: made once for all targets."""
+        return Trials(self.reference, self.sample, self.inputs, self.stream)
 
     @property
     def names(self) -> list[str]:
@@ -108,10 +116,12 @@ def clip_call(source: Source, shape: tuple[int, ...] | None = None, tiling: bool
         reference=torch.export.export(reference, frames),
         inputs=inputs,
         outputs=outputs,
-        sample={i.name: t.numpy() for i, t in zip([*inputs, *outputs], [*frames, *expected], strict=True)},
+        sample={i.name: t.numpy() for i, t in zip([*inputs, *outputs], [*frames, *expected], strict=True)}
+        | held_out([info.name for info in inputs], others),
         states=[],
         tiling=reach(module, examples[0]) if tiling else None,
         calibration=[[tensor.numpy() for tensor in tensors] for tensors in (frames, *others)],
+        truths=source.truths,
     )
 
 
@@ -148,7 +158,8 @@ def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
         for info, array in zip(state_infos, outputs[1:], strict=True)
     ]
     arrays = zip([*input_infos, *output_infos], [*inputs, *outputs], strict=True)
-    sample = {info.name: array for info, array in arrays}
+    clips = [[to_frames(x) for x in real[:1]] for real in source.others((STREAMED_LATENTS, *latent.shape[3:]))]
+    sample = {info.name: array for info, array in arrays} | held_out([CLIP_LATENT], clips)
     example = tuple(torch.from_numpy(array) for array in inputs)
     program = program_of(form.module, example)
     return Call(
@@ -161,6 +172,7 @@ def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
         states=state_infos,
         stream=facts,
         calibration=[inputs, *steps],
+        truths=source.truths,
     )
 
 

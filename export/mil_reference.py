@@ -37,11 +37,15 @@ def main_function(program: Program) -> Function:
 
 @torch.no_grad()
 def evaluate(
-    program: Program, inputs: Sequence[np.ndarray], states: dict[str, torch.Tensor] | None = None
+    program: Program,
+    inputs: Sequence[np.ndarray],
+    states: dict[str, torch.Tensor] | None = None,
+    watch: dict[str, np.ndarray | None] | None = None,
 ) -> list[np.ndarray]:
     """Outputs of the program as fp32 arrays; raises `CheckFailed` on an operator that is not known here.
 
-    `states` holds Core ML states by name from call to call; those that it lacks are zeros.
+    `states` holds Core ML states by name from call to call; those that it lacks are zeros. The values named in `watch`
+    are put there.
     """
     function = main_function(program)
     values: dict[Var, Any] = {}
@@ -64,6 +68,9 @@ def evaluate(
             states[operation.inputs["state"].name] = values[operation.outputs[0]] = held
         else:
             _execute(operation, values)
+        for variable in operation.outputs if watch else ():
+            if watch is not None and variable.name in watch:
+                watch[variable.name] = torch.as_tensor(values[variable]).numpy()
     return [values[output].float().numpy() for output in function.outputs]
 
 

@@ -112,9 +112,7 @@ def write_artifact(target: Target, folder: Path, call: Call, estimates: dict[str
     inputs, outputs = call.inputs, call.outputs
     if target.keeps_states:
         inputs, outputs = inputs[: len(inputs) - len(call.states)], outputs[: len(outputs) - len(call.states)]
-    found = parity.check(target, path, call.sample, inputs, outputs, call.stream)
-    if not found.passed:
-        raise CheckFailed(f"{target.name}: {found}")
+    proof = parity.check_deeply(target, path, call, inputs, outputs)
     return Artifact(
         target=target.name,
         mode="clip" if call.stream is None else "stream",
@@ -126,7 +124,9 @@ def write_artifact(target: Target, folder: Path, call: Call, estimates: dict[str
         states=call.states,
         stream=call.stream,
         tiling=call.tiling,
-        parity=found,
+        parity=proof.parity,
+        checks=proof.checks,
+        task_metric=proof.task_metric,
         graph=GraphFacts.model_validate(asdict(written) | estimates),
     )
 
