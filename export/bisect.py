@@ -15,9 +15,7 @@ from toolkit.errors import HandheldError
 log = logging.getLogger(__name__)
 
 
-def find_culprit(
-    target: Target, path: Path, conversion: Conversion, inputs: Sequence[np.ndarray]
-) -> Culprit | None:
+def find_culprit(target: Target, path: Path, conversion: Conversion, inputs: Sequence[np.ndarray]) -> Culprit | None:
     """The first wrong operator of the artifact at `path`, which `target` made of `conversion`, for the program's
     `inputs`; None where none is found.
 

@@ -256,8 +256,11 @@ def _pair(program: ExportedProgram, nodes: Sequence[Node], artifact: ValueReader
     for value in artifact.values:
         by_key.setdefault(value.key, value)
     by_name = {value.name: value for value in artifact.values}
-    made = {str(name): by_name[output] for name, output in zip(_outputs(program), artifact.outputs, strict=False)
-            if output in by_name}
+    made = {
+        str(name): by_name[output]
+        for name, output in zip(_outputs(program), artifact.outputs, strict=False)
+        if output in by_name
+    }
     computed = [node for node in nodes if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)]
     for node in computed:
         value = by_key.get(node.name) or made.get(node.name)

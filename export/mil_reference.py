@@ -2,7 +2,7 @@
 
 It checks the program's meaning and the effect of fp16 by rounding every floating-point result to the type that
 the program gives it; it says nothing of Apple's runtime, of placement or of latency. Operators it does not know
-(`export.mil_operators`) are refused by name.
+(`export.mil_operators`, `export.mil_math`, `export.mil_places`) are refused by name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 from coremltools.converters.mil.mil import Function, Operation, Program, Var, types
 
+import export.mil_math
+import export.mil_places  # noqa: F401  (both make their operators known)
 from export.mil_operators import BINARY, DTYPES, OPERATORS, UNARY, wide
 from toolkit.errors import CheckFailed
 

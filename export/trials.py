@@ -1,21 +1,19 @@
 """What an artifact is compared on beyond the bundle's sample, and PyTorch's answers there.
 
-Further real inputs show that the sample is no lucky one; inputs made to be awkward (zeros, one constant, the extremes of
-the real range side by side, noise) show overflow, divisions by zero and lost epsilons. They have the sample's shape
+Further real inputs show that the sample is no lucky one; inputs made to be awkward (zeros, one constant, the extremes
+of the real range side by side, noise) show overflow, divisions by zero and lost epsilons. They have the sample's shape
 and, but for the zeros, stay in the range of the real inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.export import ExportedProgram
-from torch.fx import Interpreter
+from torch.fx import GraphModule, Interpreter
 
 from toolkit.bundle import TensorInfo
 from toolkit.streaming import StreamDecoder, StreamFacts
@@ -36,50 +34,54 @@ class Trial:
     expected: list[np.ndarray]
 
 
-class Trials:
-    """The trials of a bundle: `sample` has the example inputs and the held-out ones by name (see `held_out`).
+def make_trials(
+    step: Run, sample: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo], stream: StreamFacts | None
+) -> list[Trial]:
+    """Held-out inputs that the `sample` has (see `held_out`), then adversarial ones, with PyTorch's answers.
 
-    `reference` is PyTorch's program with the signature of `inputs`; of a stream it is one step.
+    `step` is one call of PyTorch's program, whose inputs are `inputs`.
     """
+    names = [CLIP_LATENT] if stream is not None else [info.name for info in inputs]
+    real = [[sample[name] for name in names], *_held_out(sample, names)]
+    run = runner(step, inputs, stream)
+    held = [Trial(f"held_out_{n}", "held-out", given, run(given)) for n, given in enumerate(real[1:], 1)]
+    return held + [Trial(name, "adversarial", given, run(given)) for name, given in _adversarial(real).items()]
 
-    def __init__(
-        self,
-        reference: ExportedProgram,
-        sample: Mapping[str, np.ndarray],
-        inputs: Sequence[TensorInfo],
-        stream: StreamFacts | None,
-    ) -> None:
-        self._reference, self._sample, self._inputs, self._stream = reference, sample, list(inputs), stream
 
-    def __iter__(self) -> Iterator[Trial]:
-        return iter(self._all)
+def rounding(program: GraphModule, trial: Trial, inputs: Sequence[TensorInfo], stream: StreamFacts | None) -> float:
+    """How far PyTorch's fp32 outputs are from `program`'s fp64 ones, as a share of scale, at worst."""
+    double = _InDouble(program)
+    exact = runner(lambda arrays: to_arrays(double.run(*map(torch.from_numpy, arrays))), inputs, stream)(trial.inputs)
+    shares = [0.0]
+    for right, given in zip(exact, trial.expected, strict=True):
+        known = np.isfinite(right) & np.isfinite(given)
+        if known.any():
+            scale = float(np.abs(right[known]).max()) or 1.0
+            shares.append(float(np.abs(right[known] - given[known]).max()) / scale)
+    return max(shares)
 
-    def rounding(self, trial: Trial) -> float:
-        """How far PyTorch's fp32 outputs are from its own fp64 ones, as a share of scale, at worst."""
-        step = _InDouble(self._reference.module())
-        exact = self._runner(lambda arrays: _arrays(step.run(*map(torch.from_numpy, arrays))))(trial.inputs)
-        shares = [0.0]
-        for right, given in zip(exact, trial.expected, strict=True):
-            known = np.isfinite(right) & np.isfinite(given)
-            if known.any():
-                scale = float(np.abs(right[known]).max()) or 1.0
-                shares.append(float(np.abs(right[known] - given[known]).max()) / scale)
-        return max(shares)
 
-    @cached_property
-    def _all(self) -> list[Trial]:
-        names = [CLIP_LATENT] if self._stream is not None else [info.name for info in self._inputs]
-        real = [[self._sample[name] for name in names], *_held_out(self._sample, names)]
-        module = self._reference.module()
-        run = self._runner(lambda arrays: _arrays(module(*map(torch.from_numpy, arrays))))
-        with torch.no_grad():
-            held = [Trial(f"held_out_{n}", "held-out", given, run(given)) for n, given in enumerate(real[1:], 1)]
-            made = [Trial(name, "adversarial", given, run(given)) for name, given in _adversarial(real).items()]
-        return held + made
+def packed(trials: Sequence[Trial], truths: Sequence[torch.Tensor]) -> dict[str, np.ndarray]:
+    """Trials and truths as arrays with names, all of which begin with `trial `; `unpacked` undoes it."""
+    found = {f"trial truth {number}": truth.numpy() for number, truth in enumerate(truths)}
+    for trial in trials:
+        for side, arrays in (("in", trial.inputs), ("out", trial.expected)):
+            found |= {f"trial {trial.kind} {trial.name} {side} {place}": array for place, array in enumerate(arrays)}
+    return found
 
-    def _runner(self, step: Run) -> Run:
-        """A whole run of a trial by `step`, which is one call of the program."""
-        return runner(step, self._inputs, self._stream)
+
+def unpacked(arrays: Mapping[str, np.ndarray]) -> tuple[list[Trial], list[torch.Tensor]]:
+    """Trials and truths of what `packed` gave, among any other arrays."""
+    truths: list[torch.Tensor] = []
+    trials: dict[str, Trial] = {}
+    for key, array in arrays.items():
+        if key.startswith("trial truth "):
+            truths.append(torch.from_numpy(array))
+        elif key.startswith("trial "):
+            _, kind, name, side, _ = key.split(" ")
+            trial = trials.setdefault(name, Trial(name, kind, [], []))  # type: ignore[arg-type]
+            (trial.inputs if side == "in" else trial.expected).append(array)
+    return list(trials.values()), truths
 
 
 def runner(step: Run, inputs: Sequence[TensorInfo], stream: StreamFacts | None) -> Run:
@@ -164,6 +166,7 @@ def _doubled(value: Any) -> Any:
     return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def _arrays(outputs: Any) -> list[np.ndarray]:
+def to_arrays(outputs: Any) -> list[np.ndarray]:
+    """What a program gives, as a list."""
     outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
     return [output.detach().numpy() for output in outputs]
