@@ -21,6 +21,7 @@ from benchmarks import results_file
 from benchmarks.bars import at_least, print_bars
 from benchmarks.preflight_cases import Case, cases
 from export.calls import Call, clip_call
+from export.handover import Material
 from export.inspection import MODEL, Inspection, inspect_module
 from export.pipeline import write_artifact
 from export.sources import Source
@@ -91,7 +92,7 @@ def _written(call: Call, target: str) -> tuple[str, str]:
     estimates = {"params": 0, "macs": 0, "peak_activation_bytes": 0}
     try:
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-            write_artifact(find_target(target), Path(folder), call, estimates)
+            write_artifact(find_target(target), Path(folder), Material(call, estimates))
     except Exception as error:  # noqa: BLE001  (whatever it is, it did not run)
         return FAILS, " ".join(f"{type(error).__name__}: {error}".split())
     return RUNS, ""

@@ -17,8 +17,8 @@ from export.lowering import LoweredModule, lower
 from export.lowering.lower import program_of, to_frames, to_video
 from export.lowering.reach import reach
 from export.lowering.streaming import stream
-from export.parity import CLIP_FRAMES, CLIP_LATENT
 from export.sources import Source, fit
+from export.trials import CLIP_FRAMES, CLIP_LATENT, Trial, held_out, make_trials
 from toolkit.bundle import TensorInfo
 from toolkit.errors import CheckFailed
 from toolkit.streaming import Step, StreamDecoder, StreamFacts
@@ -35,7 +35,9 @@ class Call:
 
     `lowered` is the rank-4 module and `program` its graph; `trace` gives the PyTorch program with the same signature.
     `sample` has an example of every input and output by name, and for a stream also a whole clip.
-    `calibration` has the inputs of real calls, each in the artifact's order: of the sample first.
+    `calibration` has the inputs of real calls, each in the artifact's order: of the sample first. `trials` are
+    what artifacts are compared on beyond the sample; `truths` are what the model should give for the sample's whole
+    input, then for each held-out one.
     """
 
     lowered: nn.Module
@@ -48,6 +50,8 @@ class Call:
     stream: StreamFacts | None = None
     tiling: Tiling | None = None
     calibration: Sequence[Sequence[np.ndarray]] = ()
+    trials: Sequence[Trial] = ()
+    truths: Sequence[torch.Tensor] = ()
 
     @cached_property
     def reference(self) -> ExportedProgram:
@@ -109,16 +113,20 @@ def clip_call(source: Source, shape: tuple[int, ...] | None = None, tiling: bool
         _info(name, tensor, source.meaning if is_video or flow else "as PyTorch gives it")
         for name, tensor, is_video in zip(names, expected, videos[1], strict=True)
     ]
+    sample = {i.name: t.numpy() for i, t in zip([*inputs, *outputs], [*frames, *expected], strict=True)}
+    sample |= held_out([info.name for info in inputs], others)
     return Call(
         lowered=lowered,
         program=program_of(lowered, frames),
         trace=lambda: torch.export.export(reference, frames),
         inputs=inputs,
         outputs=outputs,
-        sample={i.name: t.numpy() for i, t in zip([*inputs, *outputs], [*frames, *expected], strict=True)},
+        sample=sample,
         states=[],
         tiling=reach(module, examples[0]) if tiling else None,
         calibration=[[tensor.numpy() for tensor in tensors] for tensors in (frames, *others)],
+        trials=make_trials(_eager(reference), sample, inputs, None),
+        truths=source.truths,
     )
 
 
@@ -155,7 +163,9 @@ def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
         for info, array in zip(state_infos, outputs[1:], strict=True)
     ]
     arrays = zip([*input_infos, *output_infos], [*inputs, *outputs], strict=True)
-    sample = {info.name: array for info, array in arrays}
+    clips = [[to_frames(x) for x in real[:1]] for real in source.others((STREAMED_LATENTS, *latent.shape[3:]))]
+    sample = {info.name: array for info, array in arrays} | held_out([CLIP_LATENT], clips)
+    sample |= {CLIP_LATENT: clip.numpy(), CLIP_FRAMES: expected.numpy()}
     example = tuple(torch.from_numpy(array) for array in inputs)
     program = program_of(form.module, example)
     return Call(
@@ -164,10 +174,12 @@ def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
         trace=lambda: program,
         inputs=input_infos,
         outputs=output_infos,
-        sample=sample | {CLIP_LATENT: clip.numpy(), CLIP_FRAMES: expected.numpy()},
+        sample=sample,
         states=state_infos,
         stream=facts,
         calibration=[inputs, *steps],
+        trials=make_trials(_eager(form.module), sample, input_infos, facts),
+        truths=source.truths,
     )
 
 

@@ -75,16 +75,19 @@ def wide(value: Any) -> torch.Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.float64) else tensor
 
 
-def _optional(value: Any) -> torch.Tensor | None:
+def optional(value: Any) -> torch.Tensor | None:
+    """An input that may be left out, in fp32 where it is fp16."""
     return None if value is None else wide(value)
 
 
-def _ints(value: Any) -> list[int]:
+def ints(value: Any) -> list[int]:
+    """The numbers of a constant."""
     return [int(i) for i in np.asarray(value).ravel()]
 
 
-def _axes(given: Inputs) -> list[int]:
-    return _ints(given["axes"])
+def axes_of(given: Inputs) -> list[int]:
+    """The input `axes`."""
+    return ints(given["axes"])
 
 
 def _conv_padding(given: Inputs, kernel: Sequence[int], size: Sequence[int]) -> list[int]:
@@ -93,11 +96,11 @@ def _conv_padding(given: Inputs, kernel: Sequence[int], size: Sequence[int]) -> 
     if kind == "valid":
         return [0] * (2 * len(kernel))
     if kind == "custom":
-        return _ints(given["pad"])
+        return ints(given["pad"])
     if kind not in ("same", "same_lower"):
         raise CheckFailed(f"Core ML reference: convolution padding '{kind}' is not known")
     padding: list[int] = []
-    for k, s, d, n in zip(kernel, _ints(given["strides"]), _ints(given["dilations"]), size, strict=True):
+    for k, s, d, n in zip(kernel, ints(given["strides"]), ints(given["dilations"]), size, strict=True):
         total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
         small, large = total // 2, total - total // 2
         padding += [small, large] if kind == "same" else [large, small]
@@ -111,9 +114,9 @@ def _conv(given: Inputs) -> torch.Tensor:
     padding = _conv_padding(given, weight.shape[2:], x.shape[2:])
     pairs = [padding[2 * i : 2 * i + 2] for i in reversed(range(spatial))]
     padded = F.pad(x, [side for pair in pairs for side in pair])
-    strides, dilations, groups = _ints(given["strides"]), _ints(given["dilations"]), int(given["groups"])
+    strides, dilations, groups = ints(given["strides"]), ints(given["dilations"]), int(given["groups"])
     functions: list[Any] = [F.conv1d, F.conv2d, F.conv3d]
-    result = functions[spatial - 1](padded, weight, _optional(given.get("bias")), strides, 0, dilations, groups)
+    result = functions[spatial - 1](padded, weight, optional(given.get("bias")), strides, 0, dilations, groups)
     assert isinstance(result, torch.Tensor)
     return result
 
@@ -124,15 +127,15 @@ def _conv_transpose(given: Inputs) -> torch.Tensor:
     spatial, kind = weight.ndim - 2, str(given["pad_type"])
     if kind not in ("valid", "custom"):
         raise CheckFailed(f"Core ML reference: padding '{kind}' of a transposed convolution is not known")
-    strides, dilations, groups = _ints(given["strides"]), _ints(given["dilations"]), int(given["groups"])
+    strides, dilations, groups = ints(given["strides"]), ints(given["dilations"]), int(given["groups"])
     functions: list[Any] = [F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d]
-    whole = functions[spatial - 1](x, weight, _optional(given.get("bias")), strides, 0, 0, groups, dilations)
-    return _cropped(whole, _ints(given["pad"]) if kind == "custom" else [0] * (2 * spatial))
+    whole = functions[spatial - 1](x, weight, optional(given.get("bias")), strides, 0, 0, groups, dilations)
+    return _cropped(whole, ints(given["pad"]) if kind == "custom" else [0] * (2 * spatial))
 
 
 @operator("crop")
 def _crop(given: Inputs) -> torch.Tensor:
-    return _cropped(wide(given["x"]), [*_ints(given["crop_height"]), *_ints(given["crop_width"])])
+    return _cropped(wide(given["x"]), [*ints(given["crop_height"]), *ints(given["crop_width"])])
 
 
 def _cropped(x: torch.Tensor, sides: Sequence[int]) -> torch.Tensor:
@@ -143,7 +146,7 @@ def _cropped(x: torch.Tensor, sides: Sequence[int]) -> torch.Tensor:
 
 @operator("linear")
 def _linear(given: Inputs) -> torch.Tensor:
-    return F.linear(wide(given["x"]), wide(given["weight"]), _optional(given.get("bias")))
+    return F.linear(wide(given["x"]), wide(given["weight"]), optional(given.get("bias")))
 
 
 @operator("matmul")
@@ -191,27 +194,27 @@ def _softmax(given: Inputs) -> torch.Tensor:
 
 @operator("reduce_mean")
 def _reduce_mean(given: Inputs) -> torch.Tensor:
-    return wide(given["x"]).mean(_axes(given), bool(given.get("keep_dims", False)))
+    return wide(given["x"]).mean(axes_of(given), bool(given.get("keep_dims", False)))
 
 
 @operator("reduce_sum")
 def _reduce_sum(given: Inputs) -> torch.Tensor:
-    return wide(given["x"]).sum(_axes(given), bool(given.get("keep_dims", False)))
+    return wide(given["x"]).sum(axes_of(given), bool(given.get("keep_dims", False)))
 
 
 @operator("reduce_max")
 def _reduce_max(given: Inputs) -> torch.Tensor:
-    return wide(given["x"]).amax(_axes(given), bool(given.get("keep_dims", False)))
+    return wide(given["x"]).amax(axes_of(given), bool(given.get("keep_dims", False)))
 
 
 @operator("reduce_min")
 def _reduce_min(given: Inputs) -> torch.Tensor:
-    return wide(given["x"]).amin(_axes(given), bool(given.get("keep_dims", False)))
+    return wide(given["x"]).amin(axes_of(given), bool(given.get("keep_dims", False)))
 
 
 @operator("reduce_log_sum_exp")
 def _reduce_log_sum_exp(given: Inputs) -> torch.Tensor:
-    return wide(given["x"]).logsumexp(_axes(given), bool(given.get("keep_dims", False)))
+    return wide(given["x"]).logsumexp(axes_of(given), bool(given.get("keep_dims", False)))
 
 
 @operator("reduce_argmax")
@@ -236,10 +239,10 @@ def _select(given: Inputs) -> torch.Tensor:
 
 @operator("layer_norm")
 def _layer_norm(given: Inputs) -> torch.Tensor:
-    x, axes = wide(given["x"]), _axes(given)
+    x, axes = wide(given["x"]), axes_of(given)
     centred = x - x.mean(axes, keepdim=True)
     result = centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + float(given["epsilon"]))
-    gamma, beta = _optional(given.get("gamma")), _optional(given.get("beta"))
+    gamma, beta = optional(given.get("gamma")), optional(given.get("beta"))
     result = result if gamma is None else result * gamma
     return result if beta is None else result + beta
 
@@ -247,37 +250,37 @@ def _layer_norm(given: Inputs) -> torch.Tensor:
 @operator("batch_norm")
 def _batch_norm(given: Inputs) -> torch.Tensor:
     mean, variance = wide(given["mean"]), wide(given["variance"])
-    gamma, beta = _optional(given.get("gamma")), _optional(given.get("beta"))
+    gamma, beta = optional(given.get("gamma")), optional(given.get("beta"))
     return F.batch_norm(wide(given["x"]), mean, variance, gamma, beta, eps=float(given["epsilon"]))
 
 
 @operator("reshape")
 def _reshape(given: Inputs) -> torch.Tensor:
-    return wide(given["x"]).reshape(_ints(given["shape"]))
+    return wide(given["x"]).reshape(ints(given["shape"]))
 
 
 @operator("transpose")
 def _transpose(given: Inputs) -> torch.Tensor:
-    return wide(given["x"]).permute(_ints(given["perm"]))
+    return wide(given["x"]).permute(ints(given["perm"]))
 
 
 @operator("squeeze")
 def _squeeze(given: Inputs) -> torch.Tensor:
     x = wide(given["x"])
-    return x.squeeze() if given.get("axes") is None else x.squeeze(tuple(_axes(given)))
+    return x.squeeze() if given.get("axes") is None else x.squeeze(tuple(axes_of(given)))
 
 
 @operator("expand_dims")
 def _expand_dims(given: Inputs) -> torch.Tensor:
     x = wide(given["x"])
-    for axis in sorted(_axes(given)):
+    for axis in sorted(axes_of(given)):
         x = x.unsqueeze(axis)
     return x
 
 
 @operator("tile")
 def _tile(given: Inputs) -> torch.Tensor:
-    return wide(given["x"]).repeat(_ints(given["reps"]))
+    return wide(given["x"]).repeat(ints(given["reps"]))
 
 
 @operator("concat")
@@ -294,32 +297,12 @@ def _stack(given: Inputs) -> torch.Tensor:
 def _split(given: Inputs) -> list[torch.Tensor]:
     x, axis = wide(given["x"]), int(given["axis"])
     sizes = given.get("split_sizes")
-    return list(x.chunk(int(given["num_splits"]), axis) if sizes is None else x.split(_ints(sizes), axis))
-
-
-@operator("slice_by_index")
-def _slice_by_index(given: Inputs) -> torch.Tensor:
-    x = wide(given["x"])
-    begin, end = _ints(given["begin"]), _ints(given["end"])
-    stride = _ints(given["stride"]) if given.get("stride") is not None else [1] * x.ndim
-    masks = {key: list(given[key]) if given.get(key) is not None else [False] * x.ndim for key in _MASKS}
-    index: list[Any] = []
-    for axis in range(x.ndim):
-        if masks["squeeze_mask"][axis]:
-            index.append(begin[axis])
-            continue
-        first = None if masks["begin_mask"][axis] else begin[axis]
-        last = None if masks["end_mask"][axis] else end[axis]
-        index.append(slice(first, last, stride[axis]))
-    return x[tuple(index)]
-
-
-_MASKS = ("begin_mask", "end_mask", "squeeze_mask")
+    return list(x.chunk(int(given["num_splits"]), axis) if sizes is None else x.split(ints(sizes), axis))
 
 
 @operator("pad")
 def _pad(given: Inputs) -> torch.Tensor:
-    x, pad, mode = wide(given["x"]), _ints(given["pad"]), str(given["mode"])
+    x, pad, mode = wide(given["x"]), ints(given["pad"]), str(given["mode"])
     pairs = [pad[2 * i : 2 * i + 2] for i in reversed(range(len(pad) // 2))]
     if mode == "constant":
         return F.pad(x, [side for pair in pairs for side in pair], value=float(given["constant_val"]))
@@ -336,15 +319,7 @@ def _pixel_shuffle(given: Inputs) -> torch.Tensor:
 
 @operator("reverse")
 def _reverse(given: Inputs) -> torch.Tensor:
-    return wide(given["x"]).flip(_axes(given))
-
-
-@operator("gather")
-def _gather(given: Inputs) -> torch.Tensor:
-    places = torch.from_numpy(np.array(given["indices"])).long()
-    if places.ndim != 1 or int(given.get("batch_dims") or 0):
-        raise CheckFailed("Core ML reference: gather with indices of more than one dimension is not known")
-    return wide(given["x"]).index_select(int(given["axis"]), places)
+    return wide(given["x"]).flip(axes_of(given))
 
 
 def _pool_padding(given: Inputs, kernel: Sequence[int]) -> list[int]:
@@ -357,13 +332,13 @@ def _pool_padding(given: Inputs, kernel: Sequence[int]) -> list[int]:
 
 @operator("max_pool")
 def _max_pool(given: Inputs) -> torch.Tensor:
-    kernel, strides, ceil = _ints(given["kernel_sizes"]), _ints(given["strides"]), bool(given["ceil_mode"])
+    kernel, strides, ceil = ints(given["kernel_sizes"]), ints(given["strides"]), bool(given["ceil_mode"])
     return F.max_pool2d(wide(given["x"]), kernel, strides, _pool_padding(given, kernel), ceil_mode=ceil)
 
 
 @operator("avg_pool")
 def _avg_pool(given: Inputs) -> torch.Tensor:
-    kernel, strides, ceil = _ints(given["kernel_sizes"]), _ints(given["strides"]), bool(given["ceil_mode"])
+    kernel, strides, ceil = ints(given["kernel_sizes"]), ints(given["strides"]), bool(given["ceil_mode"])
     padding, include = _pool_padding(given, kernel), not given["exclude_padding_from_average"]
     return F.avg_pool2d(wide(given["x"]), kernel, strides, padding, ceil, include)
 

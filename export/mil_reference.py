@@ -2,7 +2,7 @@
 
 It checks the program's meaning and the effect of fp16 by rounding every floating-point result to the type that
 the program gives it; it says nothing of Apple's runtime, of placement or of latency. Operators it does not know
-(`export.mil_operators`) are refused by name.
+(`export.mil_operators`, `export.mil_math`, `export.mil_places`) are refused by name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 from coremltools.converters.mil.mil import Function, Operation, Program, Var, types
 
+import export.mil_math
+import export.mil_places  # noqa: F401  (both make their operators known)
 from export.mil_operators import BINARY, DTYPES, OPERATORS, UNARY, wide
 from toolkit.errors import CheckFailed
 
@@ -37,11 +39,15 @@ def main_function(program: Program) -> Function:
 
 @torch.no_grad()
 def evaluate(
-    program: Program, inputs: Sequence[np.ndarray], states: dict[str, torch.Tensor] | None = None
+    program: Program,
+    inputs: Sequence[np.ndarray],
+    states: dict[str, torch.Tensor] | None = None,
+    watch: dict[str, np.ndarray | None] | None = None,
 ) -> list[np.ndarray]:
     """Outputs of the program as fp32 arrays; raises `CheckFailed` on an operator that is not known here.
 
-    `states` holds Core ML states by name from call to call; those that it lacks are zeros.
+    `states` holds Core ML states by name from call to call; those that it lacks are zeros. The values named in `watch`
+    are put there.
     """
     function = main_function(program)
     values: dict[Var, Any] = {}
@@ -64,6 +70,9 @@ def evaluate(
             states[operation.inputs["state"].name] = values[operation.outputs[0]] = held
         else:
             _execute(operation, values)
+        for variable in operation.outputs if watch else ():
+            if watch is not None and variable.name in watch:
+                watch[variable.name] = torch.as_tensor(values[variable]).numpy()
     return [values[output].float().numpy() for output in function.outputs]
 
 

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from export.targets import Session, Target
+from export.bisect import blame
+from export.targets import Conversion, Session, Target
+from export.trials import CLIP_FRAMES, CLIP_LATENT, Trial, rounding, runner
+from toolkit import metrics
 from toolkit.bundle import TensorInfo
 from toolkit.errors import CheckFailed
-from toolkit.parity import Execution, Parity, compare
-from toolkit.streaming import StreamDecoder, StreamFacts
+from toolkit.flow_metrics import flow_report
+from toolkit.parity import ROUNDINGS, Execution, InputCheck, Parity, TaskMetric, compare, task_metric
+from toolkit.streaming import StreamFacts
 
-CLIP_LATENT, CLIP_FRAMES = "clip_latent", "clip_frames"
+if TYPE_CHECKING:
+    from export.calls import Call
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How an artifact did on the sample, on further inputs, and by its task's own metric where truths are known."""
+
+    parity: Parity
+    checks: list[InputCheck]
+    task_metric: TaskMetric | None
 
 
 def check(
@@ -29,22 +51,135 @@ def check(
     A stream decodes the sample's whole clip, step by step, and must give the clip's frames. Raises `CheckFailed`
     where the artifact cannot even be loaded or run: an artifact that does not run has no parity.
     """
-    try:
-        session = target.open(artifact)
-        if stream is None:
-            given, names = session.call([sample[info.name] for info in inputs]), [info.name for info in outputs]
+    with _opened(target, artifact) as session:
+        return _on_sample(session, target, sample, inputs, outputs, stream)[0]
+
+
+def check_deeply(
+    target: Target,
+    path: Path,
+    call: Call,
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    wide: frozenset[str] = frozenset(),
+) -> Proof:
+    """Compare an artifact with PyTorch on the call's sample and on its trials, and by the task's own metric.
+
+    `inputs` and `outputs` are the artifact's, `wide` is what it was converted with. Raises `CheckFailed` that names the
+    input and, where it can be found, the first operator that differs. A trial that passes although it is
+    beyond the tolerance is logged as a warning.
+    """
+    conversion = Conversion(call.program, call.names, call.calibration, wide)
+    sample = [call.sample[info.name] for info in call.inputs]
+    with _opened(target, path) as session:
+        parity, given = _on_sample(session, target, call.sample, inputs, outputs, call.stream)
+        if not parity.passed:
+            raise CheckFailed(f"{target.name}: {parity}{blame(target, path, conversion, sample)}")
+        own = partial(rounding, call.program.module(), inputs=call.inputs, stream=call.stream)
+        checks, outputs_of = [], {}
+        trials = call.trials if _same(inputs, call.inputs) and _same(outputs, call.outputs) else ()
+        for trial in trials:
+            found, outputs_of[trial.name] = check_trial(session, target, trial, inputs, call.stream, own)
+            checks.append(found)
+            if not found.passed:
+                example = trial.inputs if call.stream is None else sample
+                raise CheckFailed(f"{target.name}: {found}{blame(target, path, conversion, example)}")
+            if not found.parity.passed:
+                log.warning("%s: %s", target.name, found)
+    held = [trial for trial in trials if trial.kind == "held-out"]
+    pairs = [(_expected(call.sample, outputs, call.stream)[0], given[0])]
+    pairs += [(trial.expected[0], outputs_of[trial.name][0]) for trial in held]
+    metric = _by_task(pairs, call.truths)
+    if metric is not None and not metric.passed:
+        raise CheckFailed(f"{target.name}: FAIL: {metric}")
+    return Proof(parity, checks, metric)
+
+
+def check_trial(
+    session: Session,
+    target: Target,
+    trial: Trial,
+    inputs: Sequence[TensorInfo],
+    stream: StreamFacts | None,
+    rounding_of: Callable[[Trial], float],
+) -> tuple[InputCheck, list[np.ndarray]]:
+    """An artifact on one trial: whether it passes, by the rule that `InputCheck` states, and its outputs.
+
+    `rounding_of` gives PyTorch's own rounding, where that is needed.
+    """
+    given = runner(session.call, inputs, stream)(trial.inputs)
+    expected = trial.expected
+    known = [np.isfinite(right) for right in expected]
+    fits = [right.shape == actual.shape for right, actual in zip(expected, given, strict=True)]
+    cleaned = [np.where(k, a, 0) if f else a for k, a, f in zip(known, given, fits, strict=True)]
+    wanted = [np.where(k, right, 0) for k, right in zip(known, expected, strict=True)]
+    parity = compare(Execution(cleaned, session.how, session.runtime), wanted, target.tolerance)
+    own, passed = None, parity.passed
+    if not passed and parity.share is not None:
+        if target.tolerance.max_share is not None:
+            own = rounding_of(trial)
+            passed = parity.share <= ROUNDINGS * own
         else:
-            given, names = [decode_clip(session, sample, inputs, stream)], [CLIP_FRAMES]
+            passed = trial.kind == "adversarial"
+    return InputCheck(name=trial.name, kind=trial.kind, parity=parity, rounding=own, passed=passed), given
+
+
+def _same(own: Sequence[TensorInfo], others: Sequence[TensorInfo]) -> bool:
+    """Whether an artifact takes, or gives, what PyTorch does, but for states at the end that it keeps itself."""
+    return list(own) == list(others[: len(own)])
+
+
+@contextmanager
+def _opened(target: Target, artifact: Path) -> Iterator[Session]:
+    try:
+        yield target.open(artifact)
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckFailed(f"{artifact}: {target.name} cannot be run here ({reason})") from error
-    execution = Execution(given, session.how, session.runtime)
-    return compare(execution, [sample[name] for name in names], target.tolerance)
 
 
-def decode_clip(
-    session: Session, sample: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo], stream: StreamFacts
-) -> np.ndarray:
-    """All frames of the sample's clip by a stream-mode artifact, whose inputs are latent, first and the states."""
-    decoder = StreamDecoder(session.call, [info.shape for info in inputs[2:]], stream)
-    return np.concatenate(list(decoder.decode_all(sample[CLIP_LATENT][:, None])))
+def _on_sample(
+    session: Session,
+    target: Target,
+    sample: Mapping[str, np.ndarray],
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    stream: StreamFacts | None,
+) -> tuple[Parity, list[np.ndarray]]:
+    names = [CLIP_LATENT] if stream is not None else [info.name for info in inputs]
+    given = runner(session.call, inputs, stream)([sample[name] for name in names])
+    expected = _expected(sample, outputs, stream)
+    return compare(Execution(given, session.how, session.runtime), expected, target.tolerance), given
+
+
+def _expected(
+    sample: Mapping[str, np.ndarray], outputs: Sequence[TensorInfo], stream: StreamFacts | None
+) -> list[np.ndarray]:
+    return [sample[name] for name in ([CLIP_FRAMES] if stream is not None else [info.name for info in outputs])]
+
+
+def _by_task(pairs: Sequence[tuple[np.ndarray, np.ndarray]], truths: Sequence[torch.Tensor]) -> TaskMetric | None:
+    """The task's metric over pairs of PyTorch's and the artifact's first output, whose truths come in the same order.
+
+    A truth is a video `(3, T, H, W)` for frames `(T, 3, H, W)`, or a flow `(2, H, W)` for `(1, 2, H, W)`. None where no
+    truth has the shape of its output, as when another one was asked for.
+    """
+    known = []
+    for (right, actual), truth in zip(pairs, truths, strict=False):
+        if truth.ndim == 4 and right.ndim == 4:
+            outputs = [torch.from_numpy(array).transpose(0, 1) for array in (right, actual)]
+        else:
+            outputs = [torch.from_numpy(array[0]) for array in (right, actual)]
+        if outputs[0].shape == truth.shape:
+            known.append((*outputs, truth.float()))
+    if not known:
+        return None
+    name = "psnr_db" if known[0][2].ndim == 4 else "epe"
+    score = metrics.psnr if name == "psnr_db" else _epe
+    right, actual = (float(np.mean([score(outputs[n], outputs[2]) for outputs in known])) for n in (0, 1))
+    return task_metric(name, right, actual, len(known))
+
+
+def _epe(flow: torch.Tensor, truth: torch.Tensor) -> float:
+    scores = flow_report(flow, truth).all
+    return scores.epe if scores is not None else 0.0

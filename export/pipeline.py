@@ -151,6 +151,7 @@ def write_artifact(target: Target, folder: Path, material: Material) -> Artifact
     if rank > MAX_RANK:
         raise CheckFailed(f"{target.name}: a tensor of rank {rank} is left in the artifact")
     inputs, outputs = _spoken(target, call)
+    proof = _proved(target, path, call)
     return Artifact(
         target=target.name,
         mode="clip" if call.stream is None else "stream",
@@ -162,7 +163,9 @@ def write_artifact(target: Target, folder: Path, material: Material) -> Artifact
         states=call.states,
         stream=call.stream,
         tiling=call.tiling,
-        parity=_proved(target, path, call),
+        parity=proof.parity,
+        checks=proof.checks,
+        task_metric=proof.task_metric,
         graph=GraphFacts.model_validate(asdict(written) | material.estimates),
         sizes=[_size(target, path, name, each) for name, each in material.sizes.items()],
     )
@@ -203,7 +206,8 @@ def _lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None
 def _size(target: Target, path: Path, name: str, call: Call) -> ArtifactSize:
     """A further size of an artifact, proved by itself."""
     inputs, outputs = _spoken(target, call)
-    return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=_proved(_of_size(target, name), path, call))
+    found = _proved(_of_size(target, name), path, call).parity
+    return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=found)
 
 
 def _of_size(target: Target, name: str) -> Target:
@@ -213,11 +217,9 @@ def _of_size(target: Target, name: str) -> Target:
     return replace(target, name=f"{target.name} {name}", open=lambda path: opening(path, name))
 
 
-def _proved(target: Target, path: Path, call: Call) -> Parity:
-    found = parity.check(target, path, call.sample, *_spoken(target, call), call.stream)
-    if not found.passed:
-        raise CheckFailed(f"{target.name}: {found}")
-    return found
+def _proved(target: Target, path: Path, call: Call) -> parity.Proof:
+    """How the artifact did on the call's inputs; raises `CheckFailed` where one does not hold."""
+    return parity.check_deeply(target, path, call, *_spoken(target, call))
 
 
 def _spoken(target: Target, call: Call) -> tuple[list[TensorInfo], list[TensorInfo]]:

@@ -41,7 +41,9 @@ class Source:
 
     `inputs` are real examples. `meaning` says what it gives. Outputs without names are numbered.
     `held_out` are further real examples of the first input or, of optical flow, of both: what precisions are calibrated
-    on, and artifacts compared on. `originals` are the images that `inputs` were resized from.
+    on, and artifacts compared on. `truths` are what the model should have given for `inputs`, then for each of
+    `held_out`: videos `(3, T, H, W)` or flow `(2, H, W)`, NaN where it is not known. `originals` are the images that
+    `inputs` were resized from.
     `latent_statistics` are what a diffusion model normalises its latents by, where that is known; `normalized_latents`,
     whether `module` takes such latents and undoes it.
     """
@@ -56,6 +58,7 @@ class Source:
     meaning: str = "RGB in [-1, 1], (T, 3, H, W)"
     task: Task | None = "video-decoder"
     held_out: tuple[tuple[torch.Tensor, ...], ...] = ()
+    truths: tuple[torch.Tensor, ...] = ()
     originals: tuple[torch.Tensor, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     quality: AnyEvaluation | None = None
@@ -118,13 +121,14 @@ def from_run(run: Path) -> Source:
     if student.task == "optical-flow":
         images, *others = samples(run, "image1", "image2")
         source = flow_source(run_name(run), student, images, recipe=run / "recipe.yaml", size=IMAGE_SIZE)
-        return replace(source, quality=read_evaluation(run), held_out=tuple(others))
+        return replace(source, quality=read_evaluation(run), held_out=tuple(others), truths=_truths(run, "valid"))
     latent, *others = samples(run, "latent")
     return Source(
         name=run_name(run),
         module=student,
         inputs=latent,
         held_out=tuple(others),
+        truths=_truths(run),
         role="student",
         class_name=f"toolkit.students.{student.kind}",
         config=student.config.model_dump(mode="json"),
@@ -307,6 +311,16 @@ def samples(run: Path, *names: str) -> list[tuple[torch.Tensor, ...]]:
     except (OSError, KeyError, SafetensorError) as error:
         raise UserError(f"{path}: no held-out sample to export with; finish the run with `handheld distill`") from error
     return found
+
+
+def _truths(run: Path, *masks: str) -> tuple[torch.Tensor, ...]:
+    """What should have come out for each held-out sample, NaN where a mask says that it is not known; none if the run
+    kept none."""
+    try:
+        found = samples(run, "truth", *masks)
+    except UserError:
+        return ()
+    return tuple(torch.where(mask[0], truth, torch.nan) if mask else truth for truth, *mask in found)
 
 
 def _statistics(run: Path, channels: int) -> LatentStatistics | None:

@@ -24,7 +24,7 @@ from toolkit.errors import CheckFailed, UserError
 from toolkit.evaluation import AnyEvaluation
 from toolkit.files import atomic_directory, sha256, size_bytes
 from toolkit.latents import LatentStatistics
-from toolkit.parity import Parity
+from toolkit.parity import InputCheck, Parity, TaskMetric
 from toolkit.schema import StrictModel
 from toolkit.streaming import StreamFacts
 from toolkit.task import Task
@@ -83,6 +83,8 @@ class Artifact(StrictModel):
     stream: StreamFacts | None = None
     tiling: Tiling | None = None
     parity: Parity
+    checks: list[InputCheck] = []
+    task_metric: TaskMetric | None = None
     graph: GraphFacts
     sizes: list[ArtifactSize] = []
 

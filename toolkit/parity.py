@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from toolkit.schema import StrictModel
 
@@ -62,6 +62,71 @@ class Parity(StrictModel):
             return f"{verdict}: output missing, misshapen or not finite, {self.how} by {self.runtime}"
         psnr = f", PSNR {self.psnr_db:.1f} dB" if self.psnr_db is not None else ""
         return f"{verdict}: max |Δ| {self.share:.1e} of scale{psnr} ({self.tolerance}), {self.how} by {self.runtime}"
+
+
+class InputCheck(StrictModel):
+    """Parity on an input beyond the bundle's sample: a real one ("held-out"), or one made to be awkward.
+
+    Adversarial inputs have the sample's shape and range. fp32 artifacts must hold their tolerance on all inputs, other
+    precisions on real ones; on adversarial ones they must be finite wherever PyTorch is. What PyTorch's own output has
+    that is not finite is left out of the comparison. `rounding` is looked at where an fp32 tolerance does not hold: how
+    far PyTorch's fp32 answer is from its own fp64 one, as a share of scale. An artifact may then be `ROUNDINGS` times
+    as far off. `parity.passed` says whether the tolerance itself held, `passed` whether the rule above did.
+    """
+
+    name: str
+    kind: Literal["held-out", "adversarial"]
+    parity: Parity
+    rounding: float | None = None
+    passed: bool
+
+    def __str__(self) -> str:
+        own = f"; PyTorch's own rounding is {self.rounding:.1e} of scale" if self.rounding is not None else ""
+        return f"{self.kind} input '{self.name}': {self.parity}{own}"
+
+
+#: How many times PyTorch's own fp32 rounding an fp32 artifact may be off where that is more than its tolerance: both
+#: round, in different orders.
+ROUNDINGS = 4
+
+
+class TaskMetric(StrictModel):
+    """The task's own metric against the truth, a mean over `samples` held-out samples: PyTorch's and the artifact's.
+
+    `psnr_db` may be 0.5 dB below PyTorch's, `epe` (pixels) 5 % above it; `limit` is the worst figure that passes.
+    Infinite values are strings in JSON.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    name: Literal["psnr_db", "epe"]
+    pytorch: float
+    artifact: float
+    limit: float
+    samples: int
+    passed: bool
+
+    def __str__(self) -> str:
+        words = {"psnr_db": ("PSNR", "dB", "≥"), "epe": ("EPE", "px", "≤")}[self.name]
+        title, unit, sign = words
+        return (
+            f"{title} against the truth {self.artifact:.3f} {unit}, PyTorch's {self.pytorch:.3f} "
+            f"({sign} {self.limit:.3f})"
+        )
+
+
+PSNR_LOSS_DB, EPE_GROWTH = 0.5, 0.05
+
+
+def task_metric(name: Literal["psnr_db", "epe"], pytorch: float, artifact: float, samples: int) -> TaskMetric:
+    """The two figures and whether the artifact's is close enough; a better one always is."""
+    if name == "psnr_db":
+        limit = pytorch - PSNR_LOSS_DB
+        passed = artifact >= limit
+    else:
+        limit = pytorch * (1 + EPE_GROWTH)
+        passed = artifact <= limit
+    return TaskMetric(name=name, pytorch=pytorch, artifact=artifact, limit=limit, samples=samples, passed=passed)
 
 
 @dataclass(frozen=True)

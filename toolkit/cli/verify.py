@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from toolkit.cli.export import print_parities
-from toolkit.cli.output import console, print_json
+from toolkit.cli.output import console, print_json, print_table
 from toolkit.errors import CheckFailed
+from toolkit.parity import InputCheck
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Also on further real inputs and on adversarial ones.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a bundle: no file changed, and every artifact still equals PyTorch."""
@@ -21,16 +23,61 @@ def verify(
     from toolkit.bundle import read_manifest
 
     results = export.verify(bundle)
+    checks = export.verify_deeply(bundle) if deep else {}
     manifest = read_manifest(bundle)
     if as_json:
-        print_json({target: parity.model_dump(mode="json") for target, parity in results.items()})
+        print_json(
+            {
+                target: parity.model_dump(mode="json")
+                | ({"checks": [check.model_dump(mode="json") for check in checks[target]]} if target in checks else {})
+                for target, parity in results.items()
+            }
+        )
     else:
         print_parities(str(bundle), manifest, results)
-    failed = [target for target, parity in results.items() if not parity.passed]
+        _print_checks(checks)
+    _raise_on_failure(bundle, [target for target, parity in results.items() if not parity.passed], checks)
+    if not as_json:
+        inputs = f", on {sum(map(len, checks.values()))} further inputs too" if deep else ""
+        console.print(f"{len(manifest.files)} files unchanged, {len(results)} artifacts pass{inputs}")
+
+
+def _print_checks(checks: dict[str, list[InputCheck]]) -> None:
+    rows = [
+        [target, check.name, check.kind, _verdict(check), _share(check), _decibels(check)]
+        for target, found in checks.items()
+        for check in found
+    ]
+    if rows:
+        print_table("further inputs", ["target", "input", "kind", "parity", "max |Δ|/scale", "PSNR dB"], rows)
+
+
+def _verdict(check: InputCheck) -> str:
+    if not check.passed:
+        return "FAIL"
+    if check.parity.passed:
+        return "pass"
+    return "beyond the tolerance, " + ("within PyTorch's own rounding" if check.rounding is not None else "finite")
+
+
+def _share(check: InputCheck) -> str:
+    return "–" if check.parity.share is None else f"{check.parity.share:.1e}"
+
+
+def _decibels(check: InputCheck) -> str:
+    return "–" if check.parity.psnr_db is None else f"{check.parity.psnr_db:.1f}"
+
+
+def _raise_on_failure(bundle: Path, failed: list[str], checks: dict[str, list[InputCheck]]) -> None:
+    import export
+
+    for target, found in checks.items():
+        worst = next((check for check in found if not check.passed), None)
+        if worst is not None and target not in failed:
+            raise CheckFailed(f"{bundle}: {target}: {worst}")
     if failed:
+        found_out = "; ".join(f"{target}: {line}" for target, line in export.culprits(bundle, failed).items())
         raise CheckFailed(
             f"{bundle}: {', '.join(failed)} differ from PyTorch with this machine's runtimes; compare their versions "
-            f"with those in {bundle / 'manifest.json'}, or export the bundle again"
+            f"with those in {bundle / 'manifest.json'}, or export the bundle again; {found_out}"
         )
-    if not as_json:
-        console.print(f"{len(manifest.files)} files unchanged, {len(results)} artifacts pass")

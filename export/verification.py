@@ -1,0 +1,92 @@
+"""What `handheld verify` does beyond the sample: further inputs, and which operator is wrong.
+
+A bundle has no lowered program. PyTorch's program, `reference.pt2`, is lowered again: lowering is exact and gives nodes
+the same names, and a second program would double the bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.fx import GraphModule
+
+from export.bisect import blame
+from export.lowering import lower
+from export.lowering.lower import program_of
+from export.parity import check_trial
+from export.targets import Conversion, find_target
+from export.trials import make_trials, rounding, to_arrays
+from toolkit.bundle import REFERENCE, SAMPLE, Artifact, Manifest, read_manifest
+from toolkit.errors import CheckFailed
+from toolkit.parity import InputCheck
+from toolkit.progress import track
+
+
+def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
+    """Run every artifact on the held-out inputs of the sample and on adversarial ones; checks by target.
+
+    Artifacts that take other inputs than the reference, as pictures, have none. Whether a check passed stands in it.
+    """
+    manifest = read_manifest(bundle)
+    program, widest = _reference(bundle), _widest(manifest)
+    sample = _sample(bundle)
+
+    def step(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        return to_arrays(program(*map(torch.from_numpy, arrays)))
+
+    results: dict[str, list[InputCheck]] = {}
+    with track("verify --deep", len(manifest.artifacts) + 1) as progress, torch.no_grad():
+        progress.update(0, "PyTorch")
+        trials = make_trials(step, sample, widest.inputs, widest.stream)
+        own = partial(rounding, program, inputs=widest.inputs, stream=widest.stream)
+        for number, artifact in enumerate(manifest.artifacts, 1):
+            progress.update(number, artifact.target)
+            target = find_target(artifact.target)
+            fits = artifact.inputs == widest.inputs[: len(artifact.inputs)]
+            session = target.open(bundle / artifact.path)
+            results[artifact.target] = [
+                check_trial(session, target, trial, artifact.inputs, artifact.stream, own)[0]
+                for trial in (trials if fits else ())
+            ]
+        progress.update(len(manifest.artifacts) + 1, "done")
+    return results
+
+
+def culprits(bundle: Path, targets: Iterable[str]) -> dict[str, str]:
+    """Of each artifact, in one line, its first operator that gives something else than PyTorch on the sample."""
+    manifest, sample = read_manifest(bundle), _sample(bundle)
+    widest = _widest(manifest)
+    inputs = [sample[info.name] for info in widest.inputs]
+    examples = [torch.from_numpy(array) for array in inputs]
+    module = _reference(bundle)
+    with torch.no_grad():
+        step = module if widest.stream is not None else lower(module, examples)
+        program = program_of(step, examples)
+    names = [info.name for info in (*widest.inputs, *widest.outputs)]
+    conversion = Conversion(program, names, [inputs])
+    found = {}
+    for name in targets:
+        artifact = manifest.artifact(name)
+        found[name] = blame(find_target(name), bundle / artifact.path, conversion, inputs).removeprefix("; ")
+    return found
+
+
+def _reference(bundle: Path) -> GraphModule:
+    module = torch.export.load(bundle / REFERENCE).module()
+    if not isinstance(module, GraphModule):
+        raise CheckFailed(f"{bundle / REFERENCE}: no program; export the bundle again")
+    return module
+
+
+def _widest(manifest: Manifest) -> Artifact:
+    """The artifact whose inputs and outputs are the reference's: one that does not hide its states."""
+    return max(manifest.artifacts, key=lambda artifact: len(artifact.inputs))
+
+
+def _sample(bundle: Path) -> dict[str, np.ndarray]:
+    with np.load(bundle / SAMPLE) as arrays:
+        return dict(arrays)

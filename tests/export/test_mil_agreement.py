@@ -1,0 +1,146 @@
+"""The Core ML evaluator beside ONNX Runtime and PyTorch on the same lowered graphs, in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import coremltools
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.nn import functional as F
+
+from export import mil_reference
+from export.lowering import lower
+from export.lowering.lower import program_of, to_frames
+from export.targets import Conversion, find_target
+from tests.conftest import Apply
+
+VIDEO = (1, 6, 3, 4, 8)
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
+def convert(program: ExportedProgram, path: Path) -> Path:
+    """The same conversion as the targets', in fp32."""
+    options = {"compute_precision": coremltools.precision.FLOAT32, "skip_model_load": True}
+    target = coremltools.target.iOS18
+    model = coremltools.convert(program.run_decompositions({}), minimum_deployment_target=target, **options)
+    model.save(str(path))
+    return path
+
+
+def assert_agreement(module: nn.Module, folder: Path, video: torch.Tensor) -> None:
+    module = module.eval()
+    with torch.no_grad():
+        lowered = lower(module, (video,))
+        frames = to_frames(video)
+        program = program_of(lowered, (frames,))
+        expected = lowered(frames).numpy()
+        target = find_target("onnx-fp32")
+        target.convert(Conversion(program, ["frames", "output"]), folder / "model.onnx")
+    (executed,) = target.open(folder / "model.onnx").call([frames.numpy()])
+    mil = mil_reference.load(convert(program, folder / "model.mlpackage"))
+    (evaluated,) = mil_reference.evaluate(mil, [frames.numpy()])
+    for given, right in ((evaluated, executed), (evaluated, expected)):
+        given, right = given.astype(np.float64), right.astype(np.float64)
+        assert given.shape == right.shape
+        assert np.abs(given - right).max() <= 2e-5 * max(np.abs(right).max(), 1e-3)
+
+
+def pairs(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x[:, :3], x[:, 3:]
+
+
+CASES: dict[str, nn.Module] = {
+    "conv3d": nn.Conv3d(6, 4, 3, padding=1),
+    "depthwise": nn.Conv3d(6, 6, (3, 1, 3), padding=(1, 0, 1), groups=6),
+    "strided": nn.Conv3d(6, 4, 3, stride=(1, 2, 2), padding=1),
+    "transposed": nn.ConvTranspose3d(6, 4, (1, 2, 2), stride=(1, 2, 2)),
+    "batch norm": nn.BatchNorm3d(6),
+    "group norm": nn.GroupNorm(2, 6),
+    "instance norm": nn.InstanceNorm3d(6, affine=True),
+    "max pool": nn.MaxPool3d((1, 2, 2)),
+    "average pool": nn.AvgPool3d(2, 1),
+    "adaptive pool": nn.AdaptiveAvgPool3d(1),
+    "nearest": nn.Upsample(scale_factor=(1, 2, 2)),
+    "trilinear": nn.Upsample(scale_factor=(1, 2, 2), mode="trilinear"),
+    "reflection": nn.ReflectionPad3d(1),
+    "replication": nn.ReplicationPad3d(1),
+    "prelu": nn.PReLU(6),
+    "elu": nn.ELU(0.7),
+    "leaky relu": nn.LeakyReLU(0.1),
+    "hardtanh": nn.Hardtanh(-0.5, 0.5),
+    "hardsigmoid": nn.Hardsigmoid(),
+    "hardswish": nn.Hardswish(),
+    "softplus": nn.Softplus(2.0),
+    "softsign": nn.Softsign(),
+    "mish": nn.Mish(),
+    "gelu": nn.GELU(),
+    "threshold": nn.Threshold(0.2, 0.2),
+    "sin": Apply(torch.sin),
+    "cos": Apply(torch.cos),
+    "tan": Apply(lambda x: torch.tan(x / 4)),
+    "asin": Apply(lambda x: torch.asin(x / 9)),
+    "acos": Apply(lambda x: torch.acos(x / 9)),
+    "atan": Apply(torch.atan),
+    "sinh": Apply(torch.sinh),
+    "cosh": Apply(torch.cosh),
+    "atanh": Apply(lambda x: torch.atanh(x / 9)),
+    "erf": Apply(torch.erf),
+    "ceil": Apply(torch.ceil),
+    "floor": Apply(torch.floor),
+    "exp2": Apply(torch.exp2),
+    "log": Apply(lambda x: torch.log(x.abs() + 0.1)),
+    "reciprocal": Apply(lambda x: torch.reciprocal(x.abs() + 1)),
+    "power": Apply(lambda x: x.abs().pow(1.7)),
+    "remainder": Apply(lambda x: torch.remainder(x * 3, 2.0)),
+    "floor division": Apply(lambda x: torch.floor_divide(x * 3, 2.0)),
+    "logic": Apply(lambda x: ((x > 0) & (x < 1) | ~(x > -1)).float()),
+    "exclusive or": Apply(lambda x: torch.logical_xor(x > 0, x > 1).float()),
+    "where": Apply(lambda x: torch.where(x > 0, x, -2 * x)),
+    "masked fill": Apply(lambda x: x.masked_fill(x > 1, 7.0)),
+    "sum": Apply(lambda x: x.sum((1, 3), keepdim=True)),
+    "product": Apply(lambda x: x.prod(1, keepdim=True)),
+    "log of sum of exp": Apply(lambda x: x.logsumexp(1, keepdim=True)),
+    "variance": Apply(lambda x: x.var((1, 3), keepdim=True)),
+    "length": Apply(lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True)),
+    "sum of absolutes": Apply(lambda x: torch.linalg.vector_norm(x, 1, dim=1, keepdim=True)),
+    "normalised": Apply(lambda x: F.normalize(x, dim=1)),
+    "largest": Apply(lambda x: x.amax(1, keepdim=True) - x.amin(2, keepdim=True)),
+    "place of the largest": Apply(lambda x: x.argmax(1, keepdim=True).float()),
+    "cumulative sum": Apply(lambda x: x.cumsum(3)),
+    "softmax": Apply(lambda x: x.softmax(1)),
+    "product of matrices": Apply(lambda x: x @ x.transpose(-1, -2)),
+    "attention": Apply(lambda x: F.scaled_dot_product_attention(x.flatten(0, 2), x.flatten(0, 2), x.flatten(0, 2))),
+    "known places": Apply(lambda x: x[:, torch.tensor([3, 0, 0, 5])]),
+    "places of two dimensions": Apply(lambda x: x[..., torch.tensor([[3, 0], [0, 5]])].flatten(3)),
+    "places that are computed": Apply(lambda x: torch.take_along_dim(x, x.argmax(3, keepdim=True), 3)),
+    "sorted": Apply(lambda x: x.topk(4, 1).values),
+    "ascending": Apply(lambda x: x.sort(1).values),
+    "set slice": Apply(lambda x: torch.slice_scatter(x, x[:, :2] * 5, 1, 1, 3)),
+    "set places": Apply(lambda x: x.index_copy(1, torch.tensor([4, 1]), x[:, :2] * 3)),
+    "added places": Apply(lambda x: x.index_add(1, torch.tensor([4, 1]), x[:, :2] * 3)),
+    "scattered": Apply(lambda x: torch.zeros_like(x).scatter(3, x.argmax(3, keepdim=True), x[:, :, :, :1])),
+    "lower triangle": Apply(lambda x: x.tril(1)),
+    "upper triangle": Apply(lambda x: x.triu()),
+    "turned": Apply(lambda x: x.flip(2, 4)),
+    "rolled": Apply(lambda x: x.roll((1, 2), (2, 4))),
+    "windows": Apply(lambda x: x.unfold(4, 3, 2).mean(-1)),
+    "unshuffled": Apply(lambda x: F.pixel_unshuffle(x[0], 2)[None]),
+    "shuffled": Apply(lambda x: F.pixel_shuffle(x[0].movedim(0, 1)[:, :4], 2)[None]),
+    "stack and split": Apply(lambda x: torch.stack(x.chunk(3, 1), 2).flatten(1, 2)),
+    "one of many": Apply(lambda x: F.one_hot(x.argmax(1), 6).float().movedim(-1, 1)),
+    "glu": Apply(lambda x: F.glu(x, 1)),
+    "interleaved": Apply(lambda x: torch.stack(pairs(x), 2).flatten(1, 2)),
+    "sampled": Apply(lambda x: F.grid_sample(x[0], x[0, :, :2].permute(0, 2, 3, 1) / 3, align_corners=True)[None]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_the_evaluator_gives_what_onnx_runtime_executes(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    assert_agreement(CASES[name], tmp_path, torch.randn(VIDEO))
