@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from export import facts, parity
+from export import facts, isolation, parity
 from export.calls import Call, clip_call, stream_call
 from export.lowering.lower import max_rank
 from export.model_card import model_card
 from export.sources import Source
 from export.targets import Conversion, Target, Written, find_target
+from toolkit import reference
 from toolkit.bundle import (
     REFERENCE,
     SAMPLE,
@@ -23,6 +24,7 @@ from toolkit.bundle import (
     GraphFacts,
     Manifest,
     Model,
+    artifact_path,
     new_bundle,
     open_bundle,
     provenance,
@@ -32,6 +34,7 @@ from toolkit.errors import CheckFailed, HandheldError, UserError
 from toolkit.files import sha256, size_bytes
 from toolkit.parity import Parity
 from toolkit.progress import track
+from toolkit.sample import read_sample
 
 MAX_RANK = 4
 Mode = Literal["clip", "stream"]
@@ -75,7 +78,7 @@ def export(
         # 3. What any device needs to check itself, the card, and the manifest over all of it.
         progress.update(len(chosen) + 1, "sealing")
         np.savez(folder / SAMPLE, **call.sample)  # type: ignore[arg-type]
-        torch.export.save(call.reference, folder / REFERENCE)
+        reference.save(call.reference, folder / REFERENCE)
         manifest = _manifest(source, artifacts, command)
         (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
         sealed = seal(folder, manifest)
@@ -90,14 +93,16 @@ def verify(bundle: Path) -> dict[str, Parity]:
     passed stands in the result.
     """
     manifest = open_bundle(bundle)
-    with np.load(bundle / SAMPLE) as arrays:
-        sample = dict(arrays)
+    sample = read_sample(bundle, manifest)
     results = {}
     with track("verify", len(manifest.artifacts)) as progress:
         for number, a in enumerate(manifest.artifacts):
             progress.update(number, a.target)
-            target = find_target(a.target)
-            results[a.target] = parity.check(target, bundle / a.path, sample, a.inputs, a.outputs, a.stream)
+            target, path = find_target(a.target), artifact_path(bundle, a)
+            if isolation.is_isolated(a.target):
+                results[a.target] = isolation.check(bundle, a)
+            else:
+                results[a.target] = parity.check(target, path, sample, a.inputs, a.outputs, a.stream)
         progress.update(len(manifest.artifacts), "done")
     return results
 
