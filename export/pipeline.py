@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from export import facts, isolation, parity
+from export import facts, isolation, parity, reproducible
 from export.calls import Call, clip_call, stream_call
 from export.lowering.lower import max_rank
 from export.model_card import model_card
@@ -35,6 +35,7 @@ from toolkit.files import sha256, size_bytes
 from toolkit.parity import Parity
 from toolkit.progress import track
 from toolkit.sample import read_sample
+from toolkit.sbom import write_sbom
 
 MAX_RANK = 4
 Mode = Literal["clip", "stream"]
@@ -81,6 +82,7 @@ def export(
         reference.save(call.reference, folder / REFERENCE)
         manifest = _manifest(source, artifacts, command)
         (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
+        write_sbom(folder, manifest)
         sealed = seal(folder, manifest)
         progress.update(len(chosen) + 2, "done")
     return sealed
@@ -94,6 +96,7 @@ def verify(bundle: Path) -> dict[str, Parity]:
     """
     manifest = open_bundle(bundle)
     sample = read_sample(bundle, manifest)
+    reference.checked(bundle / REFERENCE)
     results = {}
     with track("verify", len(manifest.artifacts)) as progress:
         for number, a in enumerate(manifest.artifacts):
@@ -151,7 +154,9 @@ def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manife
 def _convert(target: Target, call: Call, path: Path) -> Written:
     """Write one artifact. Converters are other people's code and raise what they like; a full disk stays one."""
     try:
-        return target.convert(Conversion(call.program, call.names, call.calibration), path)
+        written = target.convert(Conversion(call.program, call.names, call.calibration), path)
+        reproducible.settle(path)
+        return written
     except (HandheldError, OSError):
         raise
     except Exception as error:

@@ -267,13 +267,24 @@ def _first(error: ValidationError) -> str:
 def provenance(command: str, recipe: Path | None = None, *packages: str) -> Provenance:
     """Time, tools and machine of now; `packages` are further ones that decided what was made."""
     return Provenance(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=_now().isoformat(timespec="seconds"),
         command=command,
         recipe_sha256=sha256(recipe) if recipe is not None and recipe.is_file() else None,
         git_revision=_git_revision(),
         versions=versions(*packages),
         machine=f"{platform.system()} {platform.release()} {platform.machine()}",
     )
+
+
+def _now() -> datetime:
+    """This moment, or the one that `SOURCE_DATE_EPOCH` names (https://reproducible-builds.org/specs/source-date-epoch)."""
+    named = os.environ.get("SOURCE_DATE_EPOCH")
+    if not named:
+        return datetime.now(UTC)
+    try:
+        return datetime.fromtimestamp(int(named), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise UserError(f"SOURCE_DATE_EPOCH={named[:40]}: expected whole seconds since 1970") from error
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 START = (
-    "import runpy, sys; sys.path.insert(0, {root!r}); "
-    "runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    "import runpy, sys; sys.path.insert(0, {root!r}); runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
 )
 
 

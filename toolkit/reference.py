@@ -57,15 +57,22 @@ def save(program: ExportedProgram, path: Path) -> None:
 
 def load(path: Path) -> torch.nn.Module:
     """The program, ready to be called; raises `CheckFailed` where the file holds anything but one."""
+    content = checked(path)
     try:
-        return torch.export.load(io.BytesIO(plain(path.read_bytes()))).module()
-    except Unsafe as error:
-        raise CheckFailed(f"{path}: refused: {error}; export the bundle again") from error
-    except OSError:
-        raise
+        return torch.export.load(io.BytesIO(content)).module()
     except Exception as error:  # PyTorch's reader checks little, and fails wherever it happens to
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise CheckFailed(f"{path}: no program that this PyTorch reads ({reason}); export the bundle again") from error
+
+
+def checked(path: Path) -> bytes:
+    """`plain` of a file's content; raises `CheckFailed` where the file is missing or holds anything but a program."""
+    if not path.is_file():
+        raise CheckFailed(f"{path}: missing; export the bundle again")
+    try:
+        return plain(path.read_bytes())
+    except Unsafe as error:
+        raise CheckFailed(f"{path}: refused: {error}; export the bundle again") from error
 
 
 def plain(content: bytes) -> bytes:
