@@ -32,6 +32,7 @@ from devices.host import available_cores
 from devices.live import TIMES_A_SECOND, Live
 from devices.parities import sample
 from devices.sessions import Session
+from toolkit import reference
 from toolkit.bundle import REFERENCE, read_manifest
 from toolkit.cli.output import print_table
 from toolkit.cli.runs import find_run
@@ -71,9 +72,9 @@ def bare_calls(bundle: Path, threads: int) -> dict[str, Callable[[], object]]:
     feed = {value.name: array for value, array in zip(session.get_inputs(), arrays, strict=True)}
     with native_stderr_hidden():
         program = portable_lib._load_for_executorch(str(bundle / manifest.artifact(TARGETS[1]).path))
-    reference = torch.export.load(bundle / REFERENCE).module()
+    program_in_torch = reference.load(bundle / REFERENCE)
     return {
-        "reference": partial(_without_gradients, partial(reference, *tensors)),
+        "reference": partial(_without_gradients, partial(program_in_torch, *tensors)),
         "onnx-fp32": partial(session.run, None, feed),
         "executorch-xnnpack-fp32": partial(program.run_method, "forward", tensors),
     }

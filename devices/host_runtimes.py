@@ -16,6 +16,7 @@ import numpy as np
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from devices.records import OperatorTime
+from toolkit import reference
 from toolkit.errors import DeviceError
 from toolkit.quiet import native_stderr_hidden
 
@@ -123,7 +124,7 @@ class PyTorch:
         torch.set_num_threads(threads)
         self.name = f"PyTorch {torch.__version__}"
         self._torch = torch
-        self._module = torch.export.load(path).module()
+        self._module = reference.load(path)
         self._inputs = [torch.from_numpy(array) for array in inputs]
 
     def __call__(self) -> list[np.ndarray]:

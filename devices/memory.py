@@ -6,16 +6,15 @@ model: on Linux the high-water mark is reset at that point; elsewhere the proces
 
 from __future__ import annotations
 
-import json
 import resource
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from devices.records import Memory
+from toolkit.children import ChildFailed, command_of, last_line
 from toolkit.errors import DeviceError
+from toolkit.sample import read_arrays
 
 RUNS = 2
 TIMEOUT_S = 300
@@ -26,34 +25,24 @@ def measure(runtime: str, artifact: Path, sample: Path, inputs: Sequence[str], t
 
     Raises `DeviceError` if the child fails.
     """
-    command = [sys.executable, "-m", "devices.memory", runtime, str(artifact), str(sample), str(threads), *inputs]
+    command = [*command_of("devices.memory"), runtime, str(artifact), str(sample), str(threads), *inputs]
     return of_command(command, artifact)
 
 
 def of_command(command: Sequence[str], artifact: Path) -> Memory:
     """The memory that a child tells of `artifact` in its last line; raises `DeviceError` where the child fails."""
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired as error:
-        raise DeviceError(f"{artifact}: the memory pass did not end within {TIMEOUT_S} s") from error
-    if result.returncode < 0:
-        name = signal.Signals(-result.returncode).name
-        hint = "; it was probably out of memory" if name == "SIGKILL" else ""
-        raise DeviceError(f"{artifact}: the memory pass was ended by {name}{hint}")
-    if result.returncode != 0:
-        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DeviceError(f"{artifact}: the memory pass failed ({last})")
-    return Memory.model_validate(json.loads(result.stdout.strip().splitlines()[-1]))
+        return Memory.model_validate_json(last_line(command, TIMEOUT_S))
+    except ChildFailed as error:
+        raise DeviceError(f"{artifact}: the memory pass {error}") from error
 
 
 def main(runtime: str, artifact: str, sample: str, threads: str, *inputs: str) -> None:
-    import numpy as np
-
     from devices.host_runtimes import RUNTIMES, import_runtime
 
     import_runtime(runtime)
-    with np.load(sample) as arrays:
-        given = [arrays[name] for name in inputs]
+    arrays = read_arrays(Path(sample))
+    given = [arrays[name] for name in inputs]
 
     def load_and_run() -> None:
         loaded = RUNTIMES[runtime](Path(artifact), given, int(threads))

@@ -10,7 +10,9 @@ import numpy as np
 
 from toolkit.bundle import SAMPLE, Artifact, Manifest
 from toolkit.errors import DeviceError
+from toolkit.files import inside
 from toolkit.parity import Execution, Parity, Tolerance, compare
+from toolkit.sample import read_arrays, read_sample
 
 REFERENCE_TARGET = "reference"
 REFERENCE_TOLERANCE = Tolerance(max_share=1e-4)
@@ -31,11 +33,11 @@ def signature(manifest: Manifest) -> Artifact:
 def sample(bundle: Path, manifest: Manifest) -> Sample:
     """The inputs of `sample.npz`, and PyTorch's fp32 output on them."""
     described = signature(manifest)
-    with np.load(bundle / SAMPLE) as arrays:
-        return Sample(
-            {info.name: arrays[info.name] for info in described.inputs},
-            {info.name: arrays[info.name] for info in described.outputs},
-        )
+    arrays = read_sample(bundle, manifest)
+    return Sample(
+        {info.name: arrays[info.name] for info in described.inputs},
+        {info.name: arrays[info.name] for info in described.outputs},
+    )
 
 
 def earlier_steps(bundle: Path, artifact: Artifact) -> list[dict[str, np.ndarray]]:
@@ -46,8 +48,7 @@ def earlier_steps(bundle: Path, artifact: Artifact) -> list[dict[str, np.ndarray
     if not keeps_states(artifact):
         return []
     latent, first = (info.name for info in artifact.inputs)
-    with np.load(bundle / SAMPLE) as arrays:
-        frames = arrays["clip_latent"][:-1, None]
+    frames = read_arrays(inside(bundle, SAMPLE))["clip_latent"][:-1, None]
     return [{latent: frame, first: np.full((1, 1, 1, 1), float(not n), np.float32)} for n, frame in enumerate(frames)]
 
 

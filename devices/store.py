@@ -24,6 +24,7 @@ from devices.records import Profile, ProfileRecord, upgraded
 from devices.tables import ProfileRow
 from toolkit.errors import UserError
 from toolkit.files import write_atomic
+from toolkit.limits import MAX_JSON_BYTES, parse_json, read_text
 
 LINE_VERSION = 1
 CONNECT_S = 10  # until a server that does not answer is given up
@@ -125,7 +126,7 @@ def read_json(path: Path) -> Profile:
     if not path.is_file():
         raise UserError(f"{path}: no such file of profile records; make one with `handheld profile --json FILE`")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path, MAX_JSON_BYTES))
         if isinstance(content, list):  # the first release wrote its records alone
             content = {"records": content}
         records = [upgraded(item) for item in content["records"]]
@@ -159,7 +160,7 @@ def read_lines(path: Path) -> list[ProfileRecord]:
 
 def _line(line: bytes, where: str) -> ProfileRecord:
     try:
-        content = json.loads(line)
+        content = parse_json(line.decode("utf-8"))
         version, record = content["profile_line"], upgraded(content["record"])
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"{where}: no profile record; the file is damaged, or something else") from error

@@ -58,7 +58,7 @@ def read(edge: EdgeProgramManager) -> Written:
 def load(path: Path) -> Session:
     """The program's method in the ExecuTorch runtime."""
     with native_stderr_hidden():
-        program = Runtime.get().load_program(path, verification=Verification.Minimal)
+        program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
         method = program.load_method("forward")
     assert method is not None
 

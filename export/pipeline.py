@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from export import cache, facts, parity, workers
+from export import cache, facts, isolation, parity, reproducible, workers
 from export.calls import Call, clip_call, stream_call
 from export.handover import Material
 from export.lowering.lower import max_rank
 from export.model_card import model_card
 from export.sources import Source
-from export.targets import Conversion, Target, Written, all_targets, find_target
+from export.targets import Conversion, Target, Written, all_targets, find_target, of_size
+from toolkit import reference
 from toolkit.bundle import (
     REFERENCE,
     SAMPLE,
@@ -36,6 +37,7 @@ from toolkit.errors import CheckFailed, HandheldError, UserError
 from toolkit.files import sha256, size_bytes
 from toolkit.parity import Parity
 from toolkit.progress import Tracker, console, track
+from toolkit.sbom import write_sbom
 
 MAX_RANK = 4
 Mode = Literal["clip", "stream"]
@@ -76,9 +78,10 @@ def export(
         # 3. What any device needs to check itself, the card, and the manifest over all of it.
         progress.update(len(chosen) + 1, "sealing")
         _save_samples(folder, material)
-        torch.export.save(material.call.reference, folder / REFERENCE)
+        reference.save(material.call.reference, folder / REFERENCE)
         manifest = _manifest(source, artifacts, command)
         (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
+        write_sbom(folder, manifest)
         sealed = seal(folder, manifest)
         progress.update(len(chosen) + 2, "done")
     return sealed
@@ -92,18 +95,14 @@ def verify(bundle: Path) -> dict[str, Parity]:
     passed stands in the result.
     """
     manifest = open_bundle(bundle)
-    sample = _read_sample(bundle / SAMPLE)
+    reference.checked(bundle / REFERENCE)
     results = {}
     with track("verify", len(manifest.artifacts)) as progress:
         for number, a in enumerate(manifest.artifacts):
             progress.update(number, a.target)
-            target = find_target(a.target)
-            results[a.target] = parity.check(target, bundle / a.path, sample, a.inputs, a.outputs, a.stream)
-            for size in a.sizes:
-                own = _read_sample(bundle / SIZE_SAMPLES / f"{size.name}.npz")
-                results[f"{a.target} {size.name}"] = parity.check(
-                    _of_size(target, size.name), bundle / a.path, own, size.inputs, size.outputs, a.stream
-                )
+            for name in ("", *(size.name for size in a.sizes)):
+                found = isolation.check if isolation.is_isolated(a.target) else isolation.check_here
+                results[f"{a.target} {name}".strip()] = found(bundle, manifest, a, name)
         progress.update(len(manifest.artifacts), "done")
     return results
 
@@ -206,15 +205,8 @@ def _lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None
 def _size(target: Target, path: Path, name: str, call: Call) -> ArtifactSize:
     """A further size of an artifact, proved by itself."""
     inputs, outputs = _spoken(target, call)
-    found = _proved(_of_size(target, name), path, call).parity
+    found = _proved(of_size(target, name), path, call).parity
     return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=found)
-
-
-def _of_size(target: Target, name: str) -> Target:
-    """The target as it opens one size of its artifacts."""
-    opening = target.open_size
-    assert opening is not None
-    return replace(target, name=f"{target.name} {name}", open=lambda path: opening(path, name))
 
 
 def _proved(target: Target, path: Path, call: Call) -> parity.Proof:
@@ -235,11 +227,6 @@ def _save_samples(folder: Path, material: Material) -> None:
         np.savez(folder / SIZE_SAMPLES / f"{name}.npz", **call.sample)  # type: ignore[arg-type]
 
 
-def _read_sample(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as arrays:
-        return dict(arrays)
-
-
 def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manifest:
     return Manifest(
         name=source.name,
@@ -256,7 +243,9 @@ def _convert(target: Target, material: Material, path: Path) -> Written:
     """Write one artifact. Converters are other people's code and raise what they like; a full disk stays one."""
     try:
         call, sizes = material.call, {name: call.program for name, call in material.sizes.items()}
-        return target.convert(Conversion(call.program, call.names, call.calibration, sizes=sizes), path)
+        written = target.convert(Conversion(call.program, call.names, call.calibration, sizes=sizes), path)
+        reproducible.settle(path)
+        return written
     except (HandheldError, OSError):
         raise
     except Exception as error:

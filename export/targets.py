@@ -6,14 +6,14 @@ To add a target: a module with a `convert` and an `open` function, and one `add_
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from torch.export import ExportedProgram
 
-from toolkit.errors import unknown_name
+from toolkit.errors import CheckFailed, unknown_name
 from toolkit.parity import How, Tolerance
 
 FP32 = Tolerance(max_share=1e-4)
@@ -101,3 +101,11 @@ def find_target(name: str) -> Target:
     if name not in targets:
         raise unknown_name("target", name, targets)
     return targets[name]
+
+
+def of_size(target: Target, name: str) -> Target:
+    """The target as it opens one of the further sizes of its artifacts."""
+    opening = target.open_size
+    if opening is None:
+        raise CheckFailed(f"{target.name}: holds one size, and no '{name}'")
+    return replace(target, name=f"{target.name} {name}", open=lambda path: opening(path, name))

@@ -20,10 +20,13 @@ from export.lowering.lower import program_of
 from export.parity import check_trial
 from export.targets import Conversion, find_target
 from export.trials import make_trials, rounding, to_arrays
-from toolkit.bundle import REFERENCE, SAMPLE, Artifact, Manifest, read_manifest
+from toolkit import reference
+from toolkit.bundle import REFERENCE, Artifact, Manifest, artifact_path, read_manifest
 from toolkit.errors import CheckFailed
+from toolkit.files import inside
 from toolkit.parity import InputCheck
 from toolkit.progress import track
+from toolkit.sample import read_sample
 
 
 def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
@@ -33,7 +36,7 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
     """
     manifest = read_manifest(bundle)
     program, widest = _reference(bundle), _widest(manifest)
-    sample = _sample(bundle)
+    sample = read_sample(bundle, manifest)
 
     def step(arrays: list[np.ndarray]) -> list[np.ndarray]:
         return to_arrays(program(*map(torch.from_numpy, arrays)))
@@ -47,7 +50,7 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
             progress.update(number, artifact.target)
             target = find_target(artifact.target)
             fits = artifact.inputs == widest.inputs[: len(artifact.inputs)]
-            session = target.open(bundle / artifact.path)
+            session = target.open(artifact_path(bundle, artifact))
             results[artifact.target] = [
                 check_trial(session, target, trial, artifact.inputs, artifact.stream, own)[0]
                 for trial in (trials if fits else ())
@@ -58,7 +61,8 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
 
 def culprits(bundle: Path, targets: Iterable[str]) -> dict[str, str]:
     """Of each artifact, in one line, its first operator that gives something else than PyTorch on the sample."""
-    manifest, sample = read_manifest(bundle), _sample(bundle)
+    manifest = read_manifest(bundle)
+    sample = read_sample(bundle, manifest)
     widest = _widest(manifest)
     inputs = [sample[info.name] for info in widest.inputs]
     examples = [torch.from_numpy(array) for array in inputs]
@@ -71,12 +75,12 @@ def culprits(bundle: Path, targets: Iterable[str]) -> dict[str, str]:
     found = {}
     for name in targets:
         artifact = manifest.artifact(name)
-        found[name] = blame(find_target(name), bundle / artifact.path, conversion, inputs).removeprefix("; ")
+        found[name] = blame(find_target(name), artifact_path(bundle, artifact), conversion, inputs).removeprefix("; ")
     return found
 
 
 def _reference(bundle: Path) -> GraphModule:
-    module = torch.export.load(bundle / REFERENCE).module()
+    module = reference.load(inside(bundle, REFERENCE))
     if not isinstance(module, GraphModule):
         raise CheckFailed(f"{bundle / REFERENCE}: no program; export the bundle again")
     return module
@@ -85,8 +89,3 @@ def _reference(bundle: Path) -> GraphModule:
 def _widest(manifest: Manifest) -> Artifact:
     """The artifact whose inputs and outputs are the reference's: one that does not hide its states."""
     return max(manifest.artifacts, key=lambda artifact: len(artifact.inputs))
-
-
-def _sample(bundle: Path) -> dict[str, np.ndarray]:
-    with np.load(bundle / SAMPLE) as arrays:
-        return dict(arrays)

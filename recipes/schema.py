@@ -26,6 +26,7 @@ from recipes.flow_schema import (
     Smoothness,
 )
 from toolkit.errors import UserError, unknown_name
+from toolkit.limits import parse_yaml
 from toolkit.schema import StrictModel, read_yaml, validate
 
 PACKAGE = Path(__file__).parent
@@ -346,8 +347,8 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise UserError(f"--set {override}: expected KEY.SUBKEY=VALUE, for example trainer.batch=4")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+        value = parse_yaml(text)
+    except ValueError as error:
         raise UserError(f"--set {override}: the value is not valid YAML") from error
     *parents, last = key.split(".")
     node: Any = data

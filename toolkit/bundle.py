@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -16,14 +17,23 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    NonNegativeInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from toolkit.errors import CheckFailed, UserError
 from toolkit.evaluation import AnyEvaluation
-from toolkit.files import atomic_directory, sha256, size_bytes
+from toolkit.files import atomic_directory, collision, inside, relative_name, sha256, size_bytes
 from toolkit.latents import LatentStatistics
+from toolkit.limits import MAX_JSON_BYTES, MAX_VALUES, check_value, parse_json, read_text
 from toolkit.parity import InputCheck, Parity, TaskMetric
 from toolkit.schema import StrictModel
 from toolkit.streaming import StreamFacts
@@ -37,14 +47,23 @@ SIZE_SAMPLES = "samples"  # a folder: one file of the form of SAMPLE for each fu
 REFERENCE = "reference.pt2"
 VERSIONED = ("torch", "onnx", "onnxruntime", "onnxscript", "executorch", "coremltools", "diffusers", "numpy")
 ZEROED = "0" * 64
+MOST_NAMED = 5
+LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers leave these in any folder that they show
+MAX_RANK, MAX_SIZE = 8, 2**31 - 1  # of a tensor: Core ML and ExecuTorch count sizes in 32 bits
+
+RelativePath = Annotated[str, AfterValidator(relative_name)]
+#: Names of tensors become names of files on phones, and words of command lines.
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,199}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=0, le=MAX_SIZE)]
 
 
 class TensorInfo(StrictModel):
     """One input or output of an artifact."""
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
+    name: Identifier
+    shape: Annotated[tuple[Size, ...], Field(max_length=MAX_RANK)]
+    dtype: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
     meaning: str
 
 
@@ -72,11 +91,11 @@ class ArtifactSize(StrictModel):
 class Artifact(StrictModel):
     """One exported file (or `.mlpackage` folder) of the bundle."""
 
-    target: str
+    target: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100)]
     mode: Literal["clip", "stream"]
-    path: str
-    sha256: str
-    bytes: int
+    path: RelativePath
+    sha256: Digest
+    bytes: NonNegativeInt
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
     states: list[TensorInfo] = []
@@ -110,8 +129,8 @@ class Provenance(StrictModel):
 
 
 class FileEntry(StrictModel):
-    sha256: str
-    bytes: int
+    sha256: Digest
+    bytes: NonNegativeInt
 
 
 class Manifest(StrictModel):
@@ -128,8 +147,18 @@ class Manifest(StrictModel):
     latent_statistics: LatentStatistics | None = None
     normalized_latents: bool = False
     artifacts: list[Artifact]
-    files: dict[str, FileEntry] = {}
-    manifest_sha256: str = ZEROED
+    files: dict[RelativePath, FileEntry] = {}
+    manifest_sha256: Digest = ZEROED
+
+    @model_validator(mode="after")
+    def _names_each_thing_once(self) -> Manifest:
+        both = collision([*self.files, MANIFEST])
+        if both is not None:
+            raise ValueError(f"files {both[0]!r} and {both[1]!r} are one and the same on some systems")
+        for what in ([a.target for a in self.artifacts], [a.path for a in self.artifacts]):
+            if len(set(what)) != len(what):
+                raise ValueError("two artifacts have one target or path")
+        return self
 
     def artifact(self, target: str) -> Artifact:
         found = next((a for a in self.artifacts if a.target == target), None)
@@ -163,57 +192,112 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """The manifest of a bundle. Raises `UserError` if there is none, `CheckFailed` if it was changed."""
+    """The manifest of a bundle. Raises `UserError` if there is none, `CheckFailed` if it was changed.
+
+    Every path in it is a plain relative one, and no two are the same on any system. Whether the files are there,
+    and what they are, `open_bundle` says.
+    """
     path = bundle / MANIFEST
     if not path.is_file():
         raise UserError(f"{bundle}: no bundle ({MANIFEST} is missing); make one with `handheld export`")
     try:
-        text = path.read_bytes().decode("utf-8")
-        content = json.loads(text)
+        text = read_text(inside(bundle, MANIFEST), MAX_JSON_BYTES)
+        content = parse_json(text)
+        check_value(content, MAX_VALUES, printable=True)
         digest = str(content["manifest_sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckFailed(f"{path}: changed or damaged since it was written; export the bundle again") from error
-    if hashlib.sha256(text.replace(digest, ZEROED).encode()).hexdigest() != digest:
+    if not digest or hashlib.sha256(text.replace(digest, ZEROED).encode()).hexdigest() != digest:
         raise CheckFailed(f"{path}: changed since it was written (its hash does not fit); export the bundle again")
     if content.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path}: schema version {content.get('schema_version')}; this release reads {SCHEMA_VERSION}")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise UserError(
-            f"{path}: not a manifest of this release ({error.error_count()} unknown or missing keys)"
-        ) from error
+        raise UserError(f"{path}: not a manifest of this release ({_first(error)})") from error
+
+
+def artifact_path(bundle: Path, artifact: Artifact) -> Path:
+    """Where an artifact of `bundle` lies; raises `CheckFailed` where that is outside of it."""
+    return inside(bundle, artifact.path)
 
 
 def changed_files(bundle: Path, manifest: Manifest) -> list[str]:
     """Files of the bundle that are missing or whose hash does not fit, relative to it."""
-    return [
-        name
-        for name, entry in manifest.files.items()
-        if not (bundle / name).is_file() or sha256(bundle / name) != entry.sha256
-    ]
+    changed = []
+    for name, entry in manifest.files.items():
+        path = inside(bundle, name)
+        if not path.is_file() or path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
+            changed.append(name)
+    return changed
 
 
 def open_bundle(bundle: Path) -> Manifest:
-    """The manifest of an unchanged bundle; raises `CheckFailed` that names the changed files."""
+    """The manifest of a bundle that is what its manifest says, file by file.
+
+    Raises `CheckFailed` that names the files which were changed, are missing, lead elsewhere as links do, or which the
+    manifest does not name: a folder is loaded whole, so that such a file would be used unproved. Only what file
+    managers leave behind is overlooked.
+    """
     manifest = read_manifest(bundle)
+    strange = _strange_files(bundle, manifest)
+    if strange:
+        names = ", ".join(str(bundle / name) for name in strange[:MOST_NAMED])
+        raise CheckFailed(f"{names}: a link, or not in the bundle's manifest; remove it, or export the bundle again")
     changed = changed_files(bundle, manifest)
     if changed:
         names = ", ".join(str(bundle / name) for name in changed)
         raise CheckFailed(f"{names}: changed or missing since the bundle was written; export the bundle again")
+    wanted = [SAMPLE, *(artifact.path for artifact in manifest.artifacts)]
+    absent = [name for name in wanted if name not in manifest.files and not (bundle / name).is_dir()]
+    if absent:
+        raise CheckFailed(f"{bundle / absent[0]}: missing from the bundle; export the bundle again")
     return manifest
+
+
+def _strange_files(bundle: Path, manifest: Manifest) -> list[str]:
+    """What lies in the folder and is no folder or plain file of the manifest's, relative to it."""
+    strange = []
+    for folder, folders, files in os.walk(bundle):
+        for name in (*folders, *files):
+            path = Path(folder) / name
+            relative = path.relative_to(bundle).as_posix()
+            is_plain = not path.is_symlink() and (path.is_file() or path.is_dir())
+            is_known = path.is_dir() or relative == MANIFEST or relative in manifest.files
+            if not is_plain or not (is_known or name in LITTER or name.startswith("._")):
+                strange.append(relative)
+    return sorted(strange)
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong with a manifest, in a few words."""
+    first, *others = error.errors()
+    where = ".".join(str(part) for part in first["loc"])[:80] or "top level"
+    more = f", and {len(others)} more" if others else ""
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"
 
 
 def provenance(command: str, recipe: Path | None = None, *packages: str) -> Provenance:
     """Time, tools and machine of now; `packages` are further ones that decided what was made."""
     return Provenance(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=_now().isoformat(timespec="seconds"),
         command=command,
         recipe_sha256=sha256(recipe) if recipe is not None and recipe.is_file() else None,
         git_revision=_git_revision(),
         versions=versions(*packages),
         machine=f"{platform.system()} {platform.release()} {platform.machine()}",
     )
+
+
+def _now() -> datetime:
+    """This moment, or the one that `SOURCE_DATE_EPOCH` names (https://reproducible-builds.org/specs/source-date-epoch)."""
+    named = os.environ.get("SOURCE_DATE_EPOCH")
+    if not named:
+        return datetime.now(UTC)
+    try:
+        return datetime.fromtimestamp(int(named), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise UserError(f"SOURCE_DATE_EPOCH={named[:40]}: expected whole seconds since 1970") from error
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from toolkit.errors import CheckFailed
+
+#: What no file name may hold: separators and drives of any system, and characters that hide or break a line.
+UNSAFE = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+MAX_NAME = 1024  # characters; file systems stop at 255 bytes a part and about 4096 a path
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -112,3 +120,52 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def relative_name(name: str) -> str:
+    """`name` itself, if it is a plain relative path: parts with `/` between them, the same on every system.
+
+    Raises `ValueError` on absolute paths, `..`, `.`, empty parts, backslashes, drive letters, control characters, and
+    parts that end in a dot or a space (Windows drops those).
+    """
+    parts = name.split("/")
+    unsafe = UNSAFE.search(name) or any(part in ("", ".", "..") or part[-1] in ". " for part in parts)
+    if unsafe or len(name) > MAX_NAME or any(len(part.encode()) > 255 for part in parts):
+        raise ValueError(f"{name[:80]!r} is no plain relative path")
+    return name
+
+
+def collision(names: Iterable[str]) -> tuple[str, str] | None:
+    """Two of `names` that some file system takes for one, by case or by Unicode's spelling; None where there are none.
+
+    A name that is also the folder of another one collides with it.
+    """
+    seen: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for name in names:
+        parts = unicodedata.normalize("NFC", name).casefold().split("/")
+        key = "/".join(parts)
+        if key in seen:
+            return seen[key], name
+        seen[key] = name
+        for depth in range(1, len(parts)):
+            spelt = "/".join(unicodedata.normalize("NFC", name).split("/")[:depth])
+            other = folders.setdefault("/".join(parts[:depth]), spelt)
+            if other != spelt:
+                return other, name
+    return next(((seen[folder], folder) for folder in folders if folder in seen), None)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file or folder `name` of `folder`, which may lie nowhere else.
+
+    Raises `CheckFailed` where `name` is no plain relative path, or leads out of `folder` through a symbolic link.
+    """
+    try:
+        path = folder / relative_name(name)
+        whole = path.resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a loop of links is one of the last two
+        raise CheckFailed(f"{folder}: holds a name that is no plain relative path ({name[:80]!r})") from error
+    if not whole.is_relative_to(folder.resolve()):
+        raise CheckFailed(f"{path}: leads out of {folder}; remove the link")
+    return path

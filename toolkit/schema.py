@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from toolkit.errors import UserError
+from toolkit.limits import MAX_JSON_BYTES, MAX_YAML_BYTES, parse_json, parse_yaml, read_text
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -56,7 +55,7 @@ def validate_json(model: type[Model], path: Path) -> Model:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises `UserError` if it is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path, MAX_JSON_BYTES))
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); the file is damaged") from error
 
@@ -66,6 +65,6 @@ def read_yaml(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
+        return parse_yaml(read_text(path, MAX_YAML_BYTES))
+    except ValueError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error

@@ -21,7 +21,7 @@ from devices.listed import Listed
 from devices.records import Obtained, Profile
 from devices.requests import Request
 from devices.sessions import Session, Source
-from toolkit.bundle import Manifest, open_bundle
+from toolkit.bundle import Manifest, artifact_path, open_bundle
 from toolkit.errors import DeviceError, UserError
 
 BUILD = "build it with `handheld devices build-runner` (docs/android.md)"
@@ -44,7 +44,7 @@ def _profile(phone: Phone, manifests: Sequence[tuple[Path, Manifest]], request: 
     props = read_props(phone)
     abi = props.get("ro.product.cpu.abi", "")
     sources = [
-        Source(place, bundle, manifest, artifact.target, bundle / artifact.path)
+        Source(place, bundle, manifest, artifact.target, artifact_path(bundle, artifact))
         for place, (bundle, manifest) in enumerate(manifests)
         for artifact in manifest.artifacts
     ]

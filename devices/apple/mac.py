@@ -24,9 +24,11 @@ from devices.host_runtimes import runtime_failures
 from devices.records import Device, Memory, OperatorTime, Profile
 from devices.requests import Request
 from devices.sessions import Session, Source
-from toolkit.bundle import SAMPLE, open_bundle
+from toolkit.bundle import SAMPLE, artifact_path, open_bundle
+from toolkit.children import command_of
 from toolkit.errors import DeviceError, UserError
 from toolkit.parity import Parity
+from toolkit.sample import read_arrays
 
 SYSCTL_TIMEOUT_S = 10.0
 MEMORY_RUNS = 2
@@ -135,7 +137,7 @@ def profile_mac(bundles: Sequence[Path], request: Request, backend: Backend | No
         raise UserError("--device mac: this machine is no Mac, and Core ML runs on Apple's only; use `host` here")
     manifests = [(bundle, open_bundle(bundle)) for bundle in bundles]
     sources = [
-        Source(place, bundle, manifest, artifact.target, bundle / artifact.path, units)
+        Source(place, bundle, manifest, artifact.target, artifact_path(bundle, artifact), units)
         for place, (bundle, manifest) in enumerate(manifests)
         for artifact in manifest.artifacts
         if artifact.target.startswith("coreml-")
@@ -202,14 +204,14 @@ def measure_memory(source: Source, compiled: Path) -> Memory:
     stateful = "stateful" if parities.keeps_states(artifact) else "stateless"
     words = [str(compiled), str(source.unit), str(source.bundle / SAMPLE), stateful]
     inputs = [f"{info.name}:{info.dtype}" for info in artifact.inputs]
-    return memory.of_command([sys.executable, "-m", "devices.apple.mac", *words, *inputs], source.path)
+    return memory.of_command([*command_of("devices.apple.mac"), *words, *inputs], source.path)
 
 
 def main(compiled: str, units: str, sample: str, stateful: str, *inputs: str) -> None:
     import coremltools  # noqa: F401  an app links its runtime, it does not import it
 
-    with np.load(sample) as arrays:
-        feed = {name: arrays[name].astype(dtype) for name, _, dtype in (entry.partition(":") for entry in inputs)}
+    arrays = read_arrays(Path(sample))
+    feed = {name: arrays[name].astype(dtype) for name, _, dtype in (entry.partition(":") for entry in inputs)}
     chosen = next(name for name in UNITS if name == units)
 
     def load_and_run() -> None:

@@ -16,7 +16,7 @@ from devices.listed import Listed
 from devices.records import ComputeUnits, Device, Profile
 from devices.requests import Request
 from devices.sessions import Source
-from toolkit.bundle import Manifest, open_bundle
+from toolkit.bundle import Manifest, artifact_path, open_bundle
 from toolkit.errors import DeviceError, UserError
 
 #: What an ExecuTorch program may be delegated to, to run in the app.
@@ -70,7 +70,7 @@ def runnable(
     """Targets, files and compute units that the runner app can run; None where the file is bound to its units."""
     found: list[tuple[str, Path, ComputeUnits | None]] = []
     for artifact in manifest.artifacts:
-        path = bundle / artifact.path
+        path = artifact_path(bundle, artifact)
         if artifact.target.startswith("coreml-"):
             found += [(artifact.target, path, unit) for unit in units]
         elif executorch and artifact.target.startswith(DELEGATES):

@@ -29,7 +29,7 @@ from devices.parities import sample
 from devices.records import Profile, Provider
 from devices.requests import Request
 from devices.sessions import Failed, Source, Stopped
-from toolkit.bundle import open_bundle
+from toolkit.bundle import artifact_path, open_bundle
 from toolkit.errors import DeviceError, UserError, unknown_name
 from toolkit.files import sha256
 from toolkit.progress import console
@@ -131,7 +131,7 @@ def _sources(bundles: Sequence[Path]) -> list[Source]:
     for place, bundle in enumerate(bundles):
         manifest = open_bundle(bundle)
         mine = [
-            Source(place, bundle, manifest, artifact.target, bundle / artifact.path)
+            Source(place, bundle, manifest, artifact.target, artifact_path(bundle, artifact))
             for artifact in manifest.artifacts
             if artifact.target.split("-")[0] == "onnx"
         ]

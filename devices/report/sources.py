@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from devices.records import Failure, ProfileRecord
 from toolkit.bundle import MANIFEST, Manifest, open_bundle
 from toolkit.errors import UserError
 from toolkit.evaluation import AnyEvaluation, read_evaluation
+from toolkit.limits import parse_json
 from toolkit.schema import StrictModel, read_yaml, validate
 
 STORE_ENDINGS = {".db", ".sqlite"}
@@ -92,7 +92,7 @@ def both(records: Sequence[ProfileRecord], failures: Sequence[Failure]) -> list[
 def read_run(path: Path) -> Run:
     """A finished run; raises `UserError` where it was not finished."""
     try:
-        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = [parse_json(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the run is not finished; go on with `handheld distill ... --resume`") from error
     content = {"recipe": read_yaml(path / "recipe.yaml"), "evaluation": read_evaluation(path), "rows": rows}

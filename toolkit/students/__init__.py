@@ -21,6 +21,7 @@ from torch import nn
 
 from toolkit.errors import UserError, unknown_name
 from toolkit.files import write_atomic
+from toolkit.limits import MAX_JSON_BYTES, parse_json, read_text
 from toolkit.schema import validate
 from toolkit.task import Task
 
@@ -123,7 +124,7 @@ def load(folder: Path) -> Student:
             "teacher delivers its teacher/ folder instead)"
         )
     try:
-        content = json.loads(description.read_text(encoding="utf-8"))
+        content = parse_json(read_text(description, MAX_JSON_BYTES))
         kind, data = str(content["kind"]), content["config"]
         weights: dict[str, torch.Tensor] = load_file(weights_path)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
