@@ -17,7 +17,7 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters["figure"] = "{:.6g}".format
 
 
-def model_card(manifest: Manifest) -> str:
+def model_card(manifest: Manifest, sdk: bool = False) -> str:
     """Markdown with the artifacts, their parity, and Swift and Kotlin snippets for those that are there."""
     files = {artifact.target.rsplit("-", 1)[0].split("-x")[0]: artifact for artifact in manifest.artifacts}
     state_bytes = 4 * sum(math.prod(state.shape) for state in manifest.artifacts[0].states)

@@ -14,8 +14,9 @@ from export import facts, parity
 from export.calls import Call, clip_call, stream_call
 from export.lowering.lower import max_rank
 from export.model_card import model_card
+from export.sdk import require_side, write_sdk
 from export.sources import Source
-from export.targets import Conversion, Target, Written, find_target
+from export.targets import Conversion, Target, Written, all_targets, find_target
 from toolkit.bundle import (
     REFERENCE,
     SAMPLE,
@@ -45,19 +46,23 @@ def export(
     mode: Mode = "clip",
     shape: tuple[int, ...] | None = None,
     tiling: bool = False,
+    sdk: bool = False,
     command: str = "",
 ) -> Manifest:
     """Export `source` to every target and write the bundle `output`, whole or not at all.
 
     In `mode` "clip" one call takes a whole clip; in "stream" one latent frame and the states, for causal models.
     `shape` is a latent's (T, h, w) or images' (H, W), by default that of the source's example. With `tiling` the bundle
-    also says how tiles of longer clips and larger pictures must overlap, which takes minutes for large models.
+    also says how tiles of longer clips and larger pictures must overlap, which takes minutes for large models. With `sdk`
+    it also holds a Swift package and a Kotlin module for apps, as far as the targets fit them.
     Raises `UserError` on unknown targets and on models that cannot be lowered or streamed, `CheckFailed` where an
     artifact differs from PyTorch.
     """
     chosen = [find_target(name) for name in dict.fromkeys(targets)]
     if not chosen:
         raise UserError("no target given; name at least one with --target")
+    if sdk:
+        require_side([target.name for target in chosen], all_targets())
     with new_bundle(output) as folder, track("export", len(chosen) + 2) as progress, torch.no_grad():
         # 1. One lowered graph for all targets, proved equal to the module, with a real input and PyTorch's answer.
         progress.update(0, "lowering")
@@ -77,7 +82,9 @@ def export(
         np.savez(folder / SAMPLE, **call.sample)  # type: ignore[arg-type]
         torch.export.save(call.reference, folder / REFERENCE)
         manifest = _manifest(source, artifacts, command)
-        (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
+        if sdk:
+            write_sdk(folder, manifest)
+        (folder / "README.md").write_text(model_card(manifest, sdk), encoding="utf-8")
         sealed = seal(folder, manifest)
         progress.update(len(chosen) + 2, "done")
     return sealed

@@ -56,6 +56,9 @@ def export(
     normalized_latents: Annotated[
         bool, typer.Option("--normalized-latents", help="Take a diffusion model's output: undo mean and std inside.")
     ] = False,
+    sdk: Annotated[
+        bool, typer.Option("--sdk", help="Also write a Swift package and a Kotlin module for apps into the bundle.")
+    ] = False,
     teacher: Annotated[bool, typer.Option("--teacher", help="Export the teacher's decoder, as a baseline.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
@@ -71,6 +74,7 @@ def export(
         mode=mode.value,
         shape=_parse_shape(shape),
         tiling=tiling,
+        sdk=sdk,
         command=command_line(),
     )
     if as_json:
