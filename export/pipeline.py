@@ -53,8 +53,8 @@ def export(
 
     In `mode` "clip" one call takes a whole clip; in "stream" one latent frame and the states, for causal models.
     `shape` is a latent's (T, h, w) or images' (H, W), by default that of the source's example. With `tiling` the bundle
-    also says how tiles of longer clips and larger pictures must overlap, which takes minutes for large models. With `sdk`
-    it also holds a Swift package and a Kotlin module for apps, as far as the targets fit them.
+    also says how tiles of longer clips and larger pictures must overlap, which takes minutes for large models.
+    With `sdk` it also holds a Swift package and a Kotlin module for apps, as far as the targets fit them.
     Raises `UserError` on unknown targets and on models that cannot be lowered or streamed, `CheckFailed` where an
     artifact differs from PyTorch.
     """

@@ -69,3 +69,13 @@ def ranked(side: Side, artifacts: Sequence[Artifact]) -> list[Artifact]:
         return _PREFERRED[side].index(runtime), len(special), place, int(backend == "ort")
 
     return sorted((a for a in artifacts if side in sides_of(a.target)), key=rank)
+
+
+def usable(side: Side, artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """As `ranked`, without artifacts that take or give other things than tensors of float32, such as images."""
+    return [artifact for artifact in ranked(side, artifacts) if _is_of_floats(artifact)]
+
+
+def _is_of_floats(artifact: Artifact) -> bool:
+    tensors = all(info.dtype == "float32" for info in (*artifact.inputs, *artifact.outputs))
+    return tensors and "image" not in artifact.target.split("-")

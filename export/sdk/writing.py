@@ -10,9 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from export.sdk import names
-from export.sdk.sides import RUNTIMES, Runtime, Side, ranked, runtime_of
+from export.sdk.sides import RUNTIMES, Runtime, Side, runtime_of, usable
 from toolkit.bundle import Artifact, Manifest
 from toolkit.errors import UserError
+from toolkit.latents import LatentStatistics
 
 #: Versions of what the generated builds fetch; ExecuTorch's follows the one that wrote the artifact.
 VERSIONS = {"onnxruntime": "1.22.0", "executorch": "1.0.0", "kotlin": "2.1.20", "gradle_plugin": "8.9.1"}
@@ -104,7 +105,7 @@ def write_sdk(folder: Path, manifest: Manifest) -> list[Path]:
     written = []
     files: dict[Side, Sequence[_File]] = {"swift": _SWIFT, "kotlin": _KOTLIN}
     for side, templates in files.items():
-        artifacts = [a for a in ranked(side, manifest.artifacts) if _is_of_floats(a)]
+        artifacts = usable(side, manifest.artifacts)
         if not artifacts:
             continue
         context = _context(folder, manifest, artifacts)
@@ -117,8 +118,8 @@ def write_sdk(folder: Path, manifest: Manifest) -> list[Path]:
                 written.append(target)
     if not written:
         raise UserError(
-            "--sdk: the generated code feeds and reads tensors of float32, and no artifact takes and gives those alone; "
-            "leave out --sdk"
+            "--sdk: the generated code feeds and reads tensors of float32, and no artifact takes and gives "
+            "those alone; leave out --sdk"
         )
     return written
 
@@ -129,12 +130,18 @@ def sdk_names(manifest: Manifest) -> dict[str, str]:
     return {"type": name, "package": names.kotlin_package(name)}
 
 
+def to_undo(manifest: Manifest) -> LatentStatistics | None:
+    """What an app must undo of the latents that a diffusion model gives; None where there is nothing, or unknown."""
+    statistics = manifest.latent_statistics
+    if manifest.normalized_latents or statistics is None or statistics.is_identity:
+        return None
+    return statistics
+
+
 def _context(folder: Path, manifest: Manifest, artifacts: list[Artifact]) -> dict[str, Any]:
     """What the templates of one side are filled with."""
     first = artifacts[0]
     states = {state.name for state in first.states} | {f"next_{state.name}" for state in first.states}
-    statistics = manifest.latent_statistics
-    undone = manifest.normalized_latents or statistics is None or statistics.is_identity
     task = manifest.model.task
     kind = "flow" if task == "optical-flow" else "model" if task is None else "stream" if first.stream else "decoder"
     defaults = {runtime: _first(artifacts, runtime) for runtime in RUNTIMES}
@@ -151,7 +158,7 @@ def _context(folder: Path, manifest: Manifest, artifacts: list[Artifact]) -> dic
         "states": first.states,
         "stream": first.stream,
         "vulkan": any("vulkan" in a.target for a in artifacts),
-        "statistics": None if undone else statistics,
+        "statistics": to_undo(manifest),
         "ios": ios,
         "macos": macos,
         "versions": VERSIONS | {"executorch": _release(manifest, "executorch")},
@@ -179,9 +186,3 @@ def _systems(folder: Path, default: Artifact | None) -> tuple[str, str]:
 
     specification = coremltools.utils.load_spec(str(folder / default.path))
     return SYSTEMS.get(specification.specificationVersion, SYSTEMS[8])
-
-
-def _is_of_floats(artifact: Artifact) -> bool:
-    """Whether all that an artifact takes and gives are tensors of float32: no integers, half floats or images."""
-    tensors = all(info.dtype == "float32" for info in (*artifact.inputs, *artifact.outputs))
-    return tensors and "image" not in artifact.target.split("-")

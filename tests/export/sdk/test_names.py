@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from export.sdk import names
 
 #: Every word that Swift or Kotlin keeps for itself, in any place.
-KEYWORDS = set(
-    "as break class continue do else false for fun if in interface is null object package return super this throw true "
-    "try typealias typeof val var when while associatedtype deinit enum extension fileprivate func import init inout "
-    "internal let open operator private precedencegroup protocol public rethrows static struct subscript case catch "
-    "default defer fallthrough guard repeat switch where Any Self nil self throws Type Protocol await async".split()
-)
+KEYWORDS = {
+    "Any", "Protocol", "Self", "Type", "as", "associatedtype", "async", "await", "break", "case", "catch", "class",
+    "continue", "default", "defer", "deinit", "do", "else", "enum", "extension", "fallthrough", "false",
+    "fileprivate", "for", "fun", "func", "guard", "if", "import", "in", "init", "inout", "interface", "internal",
+    "is", "let", "nil", "null", "object", "open", "operator", "package", "precedencegroup", "private", "protocol",
+    "public", "repeat", "rethrows", "return", "self", "static", "struct", "subscript", "super", "switch", "this",
+    "throw", "throws", "true", "try", "typealias", "typeof", "val", "var", "when", "where", "while",
+}  # fmt: skip
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 TASKS = [*names.SUFFIXES]
 

@@ -1,7 +1,7 @@
 """The generated Swift, compiled on Linux against stand-ins for Apple's libraries; the tests that need none of them run.
 
-This shows that the Swift is valid, that samples are read, streams are led and frames converted. It shows nothing of Core
-ML, ExecuTorch, Core Video or Metal.
+This shows that the Swift is valid, that samples are read, streams are led and frames converted. It shows nothing of
+Core ML, ExecuTorch, Core Video or Metal.
 """
 
 from __future__ import annotations
