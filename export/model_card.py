@@ -6,7 +6,10 @@ import math
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from toolkit.bundle import Manifest
+from export.sdk.names import kotlin_string, swift_string
+from export.sdk.sides import runtime_of, usable
+from export.sdk.writing import sdk_names, to_undo
+from toolkit.bundle import Artifact, Manifest
 
 #: Channels of a latent up to which the card lists every mean and std.
 MOST_LISTED = 16
@@ -14,12 +17,30 @@ MOST_LISTED = 16
 _ENVIRONMENT = Environment(
     loader=PackageLoader("export", "templates"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
-_ENVIRONMENT.filters["figure"] = "{:.6g}".format
+_ENVIRONMENT.filters.update(figure="{:.6g}".format, swift=swift_string, kotlin=kotlin_string)
 
 
-def model_card(manifest: Manifest) -> str:
-    """Markdown with the artifacts, their parity, and Swift and Kotlin snippets for those that are there."""
-    files = {artifact.target.rsplit("-", 1)[0].split("-x")[0]: artifact for artifact in manifest.artifacts}
+def model_card(manifest: Manifest, sdk: bool = False) -> str:
+    """Markdown with the artifacts, their parity, and how an app calls those that are there.
+
+    Where the bundle holds an `sdk`, the snippets are of its code; else they call the runtimes themselves.
+    """
+    swift, kotlin = usable("swift", manifest.artifacts), usable("kotlin", manifest.artifacts)
+    files: dict[str, Artifact] = {}
+    for artifact in (*swift, *kotlin):
+        runtime = runtime_of(artifact.target)
+        if runtime == "coreml" and artifact.target.startswith("coreml-state"):
+            files.setdefault("coreml-state", artifact)
+        elif runtime == "coreml" or (runtime is not None and artifact in kotlin):
+            files.setdefault(runtime, artifact)
     state_bytes = 4 * sum(math.prod(state.shape) for state in manifest.artifacts[0].states)
-    template = _ENVIRONMENT.get_template("model_card.md.j2")
-    return template.render(m=manifest, files=files, state_bytes=state_bytes, most_listed=MOST_LISTED)
+    return _ENVIRONMENT.get_template("model_card.md.j2").render(
+        m=manifest,
+        files=files,
+        state_bytes=state_bytes,
+        most_listed=MOST_LISTED,
+        sdk=sdk,
+        names=sdk_names(manifest),
+        undo=to_undo(manifest) is not None,
+        apple_executorch=next((a for a in swift if runtime_of(a.target) == "executorch"), None),
+    )

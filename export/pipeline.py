@@ -15,6 +15,7 @@ from export.calls import Call, clip_call, stream_call
 from export.handover import Material
 from export.lowering.lower import max_rank
 from export.model_card import model_card
+from export.sdk import require_side, write_sdk
 from export.sources import Source
 from export.targets import Conversion, Target, Written, all_targets, find_target, of_size
 from toolkit import reference
@@ -54,6 +55,7 @@ def export(
     tiling: bool = False,
     jobs: int | None = None,
     use_cache: bool = True,
+    sdk: bool = False,
     command: str = "",
 ) -> Manifest:
     """Export `source` to every target and write the bundle `output`, whole or not at all.
@@ -64,10 +66,13 @@ def export(
     of longer clips and larger pictures must overlap, which takes minutes for large models.
     `jobs` is how many targets are made at once, by default as many as cores and memory allow; `use_cache`, whether
     artifacts that were made before are taken from there.
+    With `sdk` it also holds a Swift package and a Kotlin module for apps, as far as the targets fit them.
     Raises `UserError` on unknown targets, on several shapes for a target that holds one, and on models that cannot be
     lowered or streamed, `CheckFailed` where an artifact differs from PyTorch.
     """
     chosen = _chosen(targets, several=len(shapes) > 1)
+    if sdk:
+        require_side([target.name for target in chosen], all_targets())
     with new_bundle(output) as folder, track("export", len(chosen) + 2) as progress, torch.no_grad():
         # 1. One lowered graph for all targets, proved equal to the module, with a real input and PyTorch's answer;
         #    and one more for every further size.
@@ -80,7 +85,9 @@ def export(
         _save_samples(folder, material)
         reference.save(material.call.reference, folder / REFERENCE)
         manifest = _manifest(source, artifacts, command)
-        (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
+        if sdk:
+            write_sdk(folder, manifest)
+        (folder / "README.md").write_text(model_card(manifest, sdk), encoding="utf-8")
         write_sbom(folder, manifest)
         sealed = seal(folder, manifest)
         progress.update(len(chosen) + 2, "done")

@@ -66,6 +66,9 @@ def export(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Make every artifact anew, and keep none for the next time.")
     ] = False,
+    sdk: Annotated[
+        bool, typer.Option("--sdk", help="Also write a Swift package and a Kotlin module for apps into the bundle.")
+    ] = False,
     teacher: Annotated[bool, typer.Option("--teacher", help="Export the teacher's decoder, as a baseline.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
@@ -83,6 +86,7 @@ def export(
         tiling=tiling,
         jobs=jobs,
         use_cache=not no_cache,
+        sdk=sdk,
         command=command_line(),
     )
     if as_json:

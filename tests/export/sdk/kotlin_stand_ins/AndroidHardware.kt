@@ -1,0 +1,5 @@
+package android.hardware
+
+class HardwareBuffer : AutoCloseable {
+    override fun close() {}
+}
