@@ -101,21 +101,24 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 def _name_nodes(graph: onnx.GraphProto, decomposed: ExportedProgram) -> None:
     """Name nodes by the program's, which the exporter takes apart, and renames in doing so, before it converts them."""
-    made_for = {node.name: _first(node) for node in decomposed.graph.nodes}
+    made_for = {node.name: node for node in decomposed.graph.nodes}
     used: Counter[str] = Counter()
     for node in graph.node:
         scopes = next((prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"), "")
         inner = str(ast.literal_eval(scopes)[-1]) if scopes else node.output[0]
-        name = f"{made_for.get(inner, inner)}/{node.op_type}"
+        name = f"{_first(made_for[inner], node) if inner in made_for else inner}/{node.op_type}"
         used[name] += 1
         node.name = name if used[name] == 1 else f"{name}_{used[name]}"
 
 
-def _first(node: torch.fx.Node) -> str:
-    sources = node.meta.get("from_node") or []
+def _first(made_for: torch.fx.Node, node: onnx.NodeProto) -> str:
+    """The name that a node of the decomposed program had before; of a norm within a convolution, the convolution's."""
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm") and "batch_norm" in str(made_for.target):
+        made_for = made_for.all_input_nodes[0]
+    sources = made_for.meta.get("from_node") or []
     while sources and sources[-1].from_node:
         sources = sources[-1].from_node
-    return str(sources[-1].name) if sources else node.name
+    return str(sources[-1].name) if sources else made_for.name
 
 
 add_target(Target("onnx-fp32", "model.onnx", FP32, convert, load))

@@ -108,6 +108,11 @@ def prepared(conversion: Conversion) -> Graph:
     model.opset_import.extend(opsets)
     for node in model.graph.node:
         del node.metadata_props[:]
+        node.name = node.name or f"{node.output[0]}/{node.op_type}"  # parts of what ONNX Runtime took apart have none
+    constants = {tensor.name for tensor in model.graph.initializer}
+    computed = [value for value in model.graph.value_info if value.name not in constants]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(computed)  # a constant described there too would be cast, by the tool for fp16
     return Graph(model)
 
 

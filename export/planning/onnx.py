@@ -14,6 +14,7 @@ from export.planning.trial import refused_alone
 REMEDY = "Replace it by operators that ONNX has, compute it outside of the model, or leave this target out"
 
 
+@plans("ort")
 @plans("onnx")
 def plan(program: ExportedProgram) -> Plan:
     """Look every operator up as the exporter does, then try those that it knows."""
