@@ -37,7 +37,7 @@ def import_runtime(kind: str) -> None:
     if kind == "executorch":
         with native_stderr_hidden():
             from executorch.extension.pybindings import portable_lib  # noqa: F401
-    elif kind == "onnx":
+    elif kind in ("onnx", "ort"):
         import onnxruntime  # noqa: F401
     else:
         import torch
@@ -171,7 +171,12 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 )
 
 #: Which runtime runs a target on the host, by the target's first word. PyTorch runs `reference`.
-RUNTIMES: dict[str, Loader] = {"onnx": OnnxRuntime, "executorch": ExecuTorch, "reference": PyTorch}
+RUNTIMES: dict[str, Loader] = {
+    "onnx": OnnxRuntime,
+    "ort": OnnxRuntime,
+    "executorch": ExecuTorch,
+    "reference": PyTorch,
+}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
 from collections import Counter
@@ -15,6 +16,7 @@ import onnxruntime
 import torch
 from onnxscript import rewriter
 from onnxscript.rewriter.rules.common import _no_op
+from torch.export import ExportedProgram
 
 from export.targets import FP32, Conversion, Session, Target, Written, add_target
 
@@ -23,18 +25,34 @@ OPSET = 18  # what torch's exporter writes without a version conversion
 
 def convert(conversion: Conversion, path: Path) -> Written:
     """Write `path` as one self-contained ONNX file."""
+    return save(model_of(conversion), path)
+
+
+def model_of(conversion: Conversion) -> onnx.ModelProto:
+    """The program in fp32. A node is called after the program's node that it was made for: `conv2d_3/Conv`."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), _epsilons_kept():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(conversion.program, opset_version=OPSET, dynamo=True, verbose=False)
-    assert exported is not None
+    assert exported is not None and exported.exported_program is not None
     model = exported.model_proto
     graph = model.graph
     for value, name in zip([*graph.input, *graph.output], conversion.names, strict=True):
         _rename(graph, value.name, name)
+    _name_nodes(graph, exported.exported_program)
+    return model
+
+
+def save(model: onnx.ModelProto, path: Path) -> Written:
+    """Write a model that ONNX's checker accepts, and say what stands in it."""
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
     return read(model)
+
+
+def origin(node: onnx.NodeProto) -> str:
+    """The name of the program's node that a node of `model_of` was made for."""
+    return str(node.name).partition("/")[0]
 
 
 @contextmanager
@@ -79,6 +97,28 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
             for index, name in enumerate(field):
                 if name == old:
                     field[index] = new
+
+
+def _name_nodes(graph: onnx.GraphProto, decomposed: ExportedProgram) -> None:
+    """Name nodes by the program's, which the exporter takes apart, and renames in doing so, before it converts them."""
+    made_for = {node.name: node for node in decomposed.graph.nodes}
+    used: Counter[str] = Counter()
+    for node in graph.node:
+        scopes = next((prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"), "")
+        inner = str(ast.literal_eval(scopes)[-1]) if scopes else node.output[0]
+        name = f"{_first(made_for[inner], node) if inner in made_for else inner}/{node.op_type}"
+        used[name] += 1
+        node.name = name if used[name] == 1 else f"{name}_{used[name]}"
+
+
+def _first(made_for: torch.fx.Node, node: onnx.NodeProto) -> str:
+    """The name that a node of the decomposed program had before; of a norm within a convolution, the convolution's."""
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm") and "batch_norm" in str(made_for.target):
+        made_for = made_for.all_input_nodes[0]
+    sources = made_for.meta.get("from_node") or []
+    while sources and sources[-1].from_node:
+        sources = sources[-1].from_node
+    return str(sources[-1].name) if sources else made_for.name
 
 
 add_target(Target("onnx-fp32", "model.onnx", FP32, convert, load))

@@ -18,6 +18,7 @@ from toolkit.parity import How, Tolerance
 
 FP32 = Tolerance(max_share=1e-4)
 FP16 = Tolerance(min_psnr_db=50)
+INT8 = Tolerance(min_psnr_db=30)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Target:
 
 
 _TARGETS: dict[str, Target] = {}
-_BACKENDS = ("export.onnx", "export.executorch", "export.coreml")
+_BACKENDS = ("export.onnx", "export.onnx_half", "export.onnx_int8", "export.ort", "export.executorch", "export.coreml")
 
 
 def add_target(target: Target) -> None:

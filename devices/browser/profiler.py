@@ -126,14 +126,14 @@ def _asked(which: str | None) -> list[Provider] | None:
 
 
 def _sources(bundles: Sequence[Path]) -> list[Source]:
-    """Every ONNX artifact; raises `UserError` for a bundle without one."""
+    """Every artifact of ONNX Runtime; raises `UserError` for a bundle without one."""
     found = []
     for place, bundle in enumerate(bundles):
         manifest = open_bundle(bundle)
         mine = [
             Source(place, bundle, manifest, artifact.target, artifact_path(bundle, artifact))
             for artifact in manifest.artifacts
-            if artifact.target.split("-")[0] == "onnx"
+            if artifact.target.split("-")[0] in ("onnx", "ort")
         ]
         if not mine:
             raise UserError(

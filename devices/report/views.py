@@ -65,16 +65,16 @@ def views(sources: Sources) -> tuple[list[SessionView], list[SessionView]]:
 
 
 def speedups(records: Sequence[ProfileRecord]) -> list[dict[str, Any]]:
-    """Teacher's p50 over student's, for each runtime that timed both in one session."""
-    teachers = {(r.runtime, r.unit): r for r in reversed(records) if r.role == "teacher"}
+    """Teacher's p50 over student's, for each runtime and target that timed both in one session."""
+    teachers = {(r.runtime, r.unit, r.target): r for r in reversed(records) if r.role == "teacher"}
     return [
         {
             "runtime": r.runtime,
             "target": r.target,
-            "ratio": teachers[r.runtime, r.unit].latency.p50 / r.latency.p50,
+            "ratio": teachers[r.runtime, r.unit, r.target].latency.p50 / r.latency.p50,
         }
         for r in records
-        if r.role == "student" and (r.runtime, r.unit) in teachers
+        if r.role == "student" and (r.runtime, r.unit, r.target) in teachers
     ]
 
 
