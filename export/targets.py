@@ -18,6 +18,7 @@ from toolkit.parity import How, Tolerance
 
 FP32 = Tolerance(max_share=1e-4)
 FP16 = Tolerance(min_psnr_db=50)
+INT8 = Tolerance(min_psnr_db=30)
 
 
 @dataclass(frozen=True)
