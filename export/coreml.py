@@ -13,11 +13,13 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from export.coreml_compress import Compression
+from export.coreml_images import adapt, convert_images, load_images
+from export.coreml_quantize import convert_w8a8
 from export.coreml_run import MAIN, load, load_stateful
 from export.coreml_sizes import write_sizes
-from export.coreml_write import Form, marked, tensor_inputs, tensor_outputs, write
+from export.coreml_write import Form, Replay, marked, tensor_inputs, tensor_outputs, write
 from export.targets import FP16, FP32, INT8, Conversion, Target, Written, add_target
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, UserError
 
 IOS16, IOS17, IOS18 = coremltools.target.iOS16, coremltools.target.iOS17, coremltools.target.iOS18
 HALF = Form(IOS17)
@@ -43,8 +45,10 @@ def convert(conversion: Conversion, path: Path, form: Form = HALF) -> Written:
 def convert_stateful(conversion: Conversion, path: Path) -> Written:
     """The same of a stream's step, for iOS 18 and later: Core ML keeps the states, in fp16, from call to call.
 
-    Raises `CheckFailed` on a program without states.
+    Raises `CheckFailed` on a program without states, `UserError` on several sizes.
     """
+    if conversion.sizes:
+        raise UserError("coreml-state-fp16: holds one size; export one size, or several with coreml-fp16")
     program, names = conversion.program, conversion.names
     states = [name for name in names if name.startswith("state_")]
     if not states:
@@ -58,7 +62,7 @@ def convert_stateful(conversion: Conversion, path: Path) -> Written:
     ]
     named = [name for name in names if not name.removeprefix("next_").startswith("state_")]
     with marked(program, conversion.wide):
-        step = _Stateful(program.module(), held)
+        step = _Stateful(Replay(program), held)
         with torch.no_grad():
             stateful = torch.export.export(step, tuple(examples[: len(inputs) - len(states)]))
         given = tensor_inputs(stateful, named)
@@ -99,4 +103,7 @@ add_target(Target("coreml-fp16", "model.mlpackage", FP16, convert, load))
 for _name, (_form, _tolerance) in FORMS.items():
     _file = f"{_name.removeprefix('coreml-')}.mlpackage"
     add_target(Target(_name, _file, _tolerance, partial(convert, form=_form), load))
+add_target(Target("coreml-w8a8", "w8a8.mlpackage", INT8, partial(convert_w8a8, form=HALF), load))
+_image = partial(convert_images, form=HALF)
+add_target(Target("coreml-image-fp16", "image-fp16.mlpackage", FP16, _image, load_images, adapt=adapt))
 add_target(Target("coreml-state-fp16", "stateful.mlpackage", FP16, convert_stateful, load_stateful, keeps_states=True))

@@ -34,10 +34,10 @@ def open_function(path: Path, name: str) -> Session:
             result = model.predict({value.name: array for value, array in zip(spec.input, inputs, strict=True)})
             return [np.asarray(result[value.name], dtype=np.float32) for value in spec.output]
 
-        return Session(predict, "executed", _macos())
+        return Session(predict, "executed", macos())
     program = mil_reference.load(path)
     mil_reference.function_of(program, name)  # refused now if there is none
-    return Session(lambda inputs: mil_reference.evaluate(program, inputs, name=name), "reference-evaluated", _reference())
+    return Session(lambda inputs: mil_reference.evaluate(program, inputs, name=name), "reference-evaluated", reference())
 
 
 def load_stateful(path: Path) -> Session:
@@ -53,7 +53,7 @@ def load_stateful(path: Path) -> Session:
             feed = {value.name: array for value, array in zip(spec.input, inputs, strict=True)}
             return [np.asarray(model.predict(feed, state=kept[0])[spec.output[0].name], dtype=np.float32)]
 
-        return Session(predict, "executed", _macos())
+        return Session(predict, "executed", macos())
     program = mil_reference.load(path)
     states: dict[str, torch.Tensor] = {}
 
@@ -62,12 +62,14 @@ def load_stateful(path: Path) -> Session:
             states.clear()
         return mil_reference.evaluate(program, inputs, states)
 
-    return Session(evaluate, "reference-evaluated", _reference())
+    return Session(evaluate, "reference-evaluated", reference())
 
 
-def _macos() -> str:
+def macos() -> str:
+    """The runtime's name where Core ML runs."""
     return f"Core ML on macOS {platform.mac_ver()[0]}"
 
 
-def _reference() -> str:
+def reference() -> str:
+    """The evaluator's name."""
     return f"export.mil_reference, coremltools {version('coremltools')}"

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from coremltools.converters.mil.mil import Operation, Var
 from coremltools.converters.mil.mil.scope import ScopeSource
+from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.fx.traceback import preserve_node_meta
+from torch.fx.traceback import annotate, preserve_node_meta
 
 from export import mil_reference
 from export.coreml_compress import Compression, add_compression
@@ -81,6 +82,28 @@ def _folded(node: Node, weights: Collection[str]) -> Iterator[Node]:
             return
         yield user
         node = user
+
+
+class Replay(nn.Module):
+    """A program as a module; a graph traced through it within `marked` has its marks."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        super().__init__()
+        self.module = program.module()
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """As the program gives its outputs."""
+        return _Marking(self.module).run(*inputs)
+
+
+class _Marking(fx.Interpreter):
+    def run_node(self, n: Node) -> Any:
+        if n.op == "call_module" and n.target == "_guards_fn":  # looks at the inputs' sizes, which tracing has fixed
+            return None
+        if not (n.meta.get("custom") or {}).get(_WIDE):
+            return super().run_node(n)
+        with annotate({_WIDE: True}):
+            return super().run_node(n)
 
 
 def is_wide(operation: Operation) -> bool:

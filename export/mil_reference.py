@@ -17,6 +17,7 @@ import torch
 from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 from coremltools.converters.mil.mil import Function, Operation, Program, Var, types
 
+import export.mil_quantized  # noqa: F401  (makes its operators known)
 from export.mil_operators import BINARY, DTYPES, OPERATORS, UNARY, wide
 from toolkit.errors import CheckFailed, unknown_name
 

@@ -112,6 +112,9 @@ def write_artifact(target: Target, folder: Path, call: Call, estimates: dict[str
     inputs, outputs = call.inputs, call.outputs
     if target.keeps_states:
         inputs, outputs = inputs[: len(inputs) - len(call.states)], outputs[: len(outputs) - len(call.states)]
+    if target.adapt is not None:
+        inputs, outputs, further = target.adapt(inputs, outputs, call.sample)
+        call.sample.update(further)
     found = parity.check(target, path, call.sample, inputs, outputs, call.stream)
     if not found.passed:
         raise CheckFailed(f"{target.name}: {found}")

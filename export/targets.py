@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch.export import ExportedProgram
 
+from toolkit.bundle import TensorInfo
 from toolkit.errors import unknown_name
 from toolkit.parity import How, Tolerance
 
@@ -59,13 +60,19 @@ class Conversion:
 
 Convert = Callable[[Conversion, Path], Written]
 Open = Callable[[Path], Session]
+Adapt = Callable[
+    [Sequence[TensorInfo], Sequence[TensorInfo], Mapping[str, np.ndarray]],
+    tuple[list[TensorInfo], list[TensorInfo], dict[str, np.ndarray]],
+]
 
 
 @dataclass(frozen=True)
 class Target:
     """One preset. `convert(conversion, path)` writes the artifact; `open(path)` loads it.
 
-    An artifact that `keeps_states` holds its stream's states itself: it takes and gives none.
+    An artifact that `keeps_states` holds its stream's states itself: it takes and gives none. `adapt(inputs, outputs,
+    sample)` is for artifacts whose signature is another than the program's: it gives theirs, and the arrays that the
+    sample then has besides.
     """
 
     name: str
@@ -74,6 +81,7 @@ class Target:
     convert: Convert
     open: Open
     keeps_states: bool = False
+    adapt: Adapt | None = None
 
 
 _TARGETS: dict[str, Target] = {}

@@ -1,0 +1,115 @@
+"""Core ML with pictures: what the package takes and gives, its parity, and what a bundle says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import coremltools
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import export
+from export.coreml_images import adapt, convert_images, load_images
+from export.sources import flow_source, from_run, moving_texture
+from export.targets import Conversion, find_target
+from tests.export import coreml_nets as nets
+from tests.export.test_flow import TINY, random_student
+from toolkit.bundle import TensorInfo
+from toolkit.errors import UserError
+
+TARGET = find_target("coreml-image-fp16")
+
+
+class Decoder(nn.Module):
+    """Two frames, some of whose pixels are beyond [-1, 1], and something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.conv(latent), latent.mean((1, 2, 3), keepdim=True)
+
+
+def image_types(path: Path) -> tuple[list[str], list[str]]:
+    """Names of the inputs, then of the outputs that are RGB pictures."""
+    spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec().description
+    rgb = [
+        [v.name for v in values if v.type.WhichOneof("Type") == "imageType" and v.type.imageType.colorSpace == 20]
+        for values in (spec.input, spec.output)
+    ]
+    return rgb[0], rgb[1]
+
+
+def write(tmp_path: Path, **changes: object) -> tuple[Path, torch.Tensor]:
+    latent = 2 * torch.randn(2, 4, 6, 8)
+    program = torch.export.export(Decoder().eval(), (latent,))
+    path = tmp_path / TARGET.file_name
+    TARGET.convert(Conversion(program, ["latent", "frames", "level"], **changes), path)  # type: ignore[arg-type]
+    return path, latent
+
+
+def test_every_frame_is_a_picture(tmp_path: Path) -> None:
+    path, latent = write(tmp_path)
+    assert image_types(path) == ([], ["frame_0", "frame_1"])
+    assert nets.version(path) == 8
+    with torch.no_grad():
+        frames, level = (tensor.numpy() for tensor in Decoder().eval()(latent))
+    assert np.abs(frames).max() > 1
+    *pictures, last = load_images(path).call([latent.numpy()])
+    given = [TensorInfo(name="latent", shape=(2, 4, 6, 8), dtype="float32", meaning="")]
+    infos = [TensorInfo(name=name, shape=(1,), dtype="float32", meaning="") for name in ("frames", "level")]
+    inputs, outputs, sample = adapt(given, infos, {"frames": frames})
+    assert inputs == given
+    assert [info.name for info in outputs] == ["frame_0", "frame_1", "level"]
+    assert outputs[0].meaning == "frame of the video: an RGB image of 8x6 (a CVPixelBuffer), 8 bits a channel"
+    for number, picture in enumerate(pictures):
+        assert picture.shape == (1, 3, 6, 8)
+        assert np.array_equal(picture, np.rint(picture))
+        assert (picture.min(), picture.max()) == (0, 255)
+        assert np.abs(picture - sample[f"frame_{number}"]).max() <= 1
+    np.testing.assert_allclose(last, level, atol=2e-3)
+
+
+def test_wide_nodes(tmp_path: Path) -> None:
+    path, _latent = write(tmp_path, wide=frozenset({"conv2d"}))
+    assert nets.types(path) == ["fp32"]
+
+
+def test_what_has_no_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is for video decoders and optical flow"):
+        nets.write(TARGET.name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["clip", "stream"])
+def test_a_decoder_as_a_bundle(tmp_path: Path, finished_run: Path, mode: str) -> None:
+    manifest = export.export(
+        from_run(finished_run), ["coreml-image-fp16"], tmp_path / "bundle", mode=mode, shape=(2, 4, 4)  # type: ignore[arg-type]
+    )
+    artifact = manifest.artifact("coreml-image-fp16")
+    assert artifact.outputs[0].name == "frame_0"
+    assert artifact.outputs[0].dtype == "uint8"
+    assert artifact.parity.passed
+    assert export.verify(tmp_path / "bundle")["coreml-image-fp16"].passed
+    with np.load(tmp_path / "bundle/sample.npz") as sample:
+        assert sample["frame_0"].dtype == np.uint8
+
+
+@pytest.mark.slow
+def test_optical_flow_takes_pictures(tmp_path: Path) -> None:
+    source = flow_source("flow", random_student(**TINY), moving_texture((32, 48)))
+    manifest = export.export(source, ["coreml-image-fp16"], tmp_path / "bundle")
+    artifact = manifest.artifact("coreml-image-fp16")
+    path = tmp_path / "bundle" / artifact.path
+    assert image_types(path) == (["image1", "image2"], [])
+    assert [info.dtype for info in (*artifact.inputs, *artifact.outputs)] == ["uint8", "uint8", "float32"]
+    assert artifact.parity.passed
+
+
+def test_one_size(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="coreml-image-fp16: holds one size"):
+        convert_images(nets.conversion(sizes={"tall": nets.program((12, 10))}), tmp_path / "x.mlpackage", None)  # type: ignore[arg-type]
