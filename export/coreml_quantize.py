@@ -7,13 +7,19 @@ calibration inputs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 import torch
-from coremltools.optimize.torch.quantization import LinearQuantizerConfig
+from coremltools.optimize.torch.quantization import LinearQuantizerConfig, ModuleLinearQuantizerConfig
 from executorch.backends.apple.coreml.quantizer import CoreMLQuantizer
+from executorch.backends.apple.coreml.quantizer import _coreml_quantizer_utils as patterns
+from executorch.backends.apple.coreml.quantizer._annotation_config import AnnotationConfig
+from executorch.backends.apple.coreml.quantizer._coreml_quantizer import _AnnotationPatternRegistry
 from torch import fx
+from torch._ops import OpOverload
+from torch.nn import functional
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
@@ -23,6 +29,11 @@ from toolkit.errors import UserError
 
 #: Apple's default scheme: weights symmetric, one scale an output channel; activations one scale and zero point.
 CONFIG = {"quantization_scheme": "symmetric", "activation_observer": "min_max", "weight_observer": "min_max"}
+#: The activations that are quantized together with what is before them, by their names in graphs.
+ACTIVATIONS = (
+    *("relu", "relu6", "leaky_relu", "silu", "elu", "celu", "selu", "mish", "hardtanh", "hardswish", "hardsigmoid"),
+    *("gelu", "sigmoid", "logsigmoid", "tanh"),
+)
 
 
 class _Quantizer(CoreMLQuantizer):  # type: ignore[misc]  (its package has no types)
@@ -31,6 +42,30 @@ class _Quantizer(CoreMLQuantizer):  # type: ignore[misc]  (its package has no ty
     def __init__(self, wide: Collection[str]) -> None:
         super().__init__(LinearQuantizerConfig.from_dict({"global_config": dict(CONFIG)}))
         self.wide = wide
+
+    def _annotate_all_patterns(
+        self,
+        model: fx.GraphModule,
+        quantization_config: ModuleLinearQuantizerConfig | None,
+        filter_fn: Callable[[fx.Node], bool] | None = None,
+    ) -> None:
+        """The patterns of Core ML's quantizer whose operators `model` has; it tries some 500, which takes a minute."""
+        config = AnnotationConfig.from_quantization_config(quantization_config)
+        names = {str(node.target).split(".")[1] for node in model.graph.nodes if isinstance(node.target, OpOverload)}
+        activations = [*(getattr(functional, name) for name in ACTIVATIONS if name in names), None]
+        weighted = [partial(patterns.get_conv_pattern, dim) for dim in (1, 2) if f"conv{dim}d" in names]
+        weighted += [patterns.get_linear_pattern] if "linear" in names else []
+        for activation in activations:
+            for make in weighted:
+                patterns.annotate_weighted_mod_pattern(model, make(activation), config, filter_fn)
+        for activation in activations:
+            for binary in (torch.add, torch.mul, torch.matmul):
+                if binary.__name__ in names:
+                    made = patterns.get_binary_op_act_pattern(binary, activation)
+                    patterns.annotate_binary_op_act_pattern(model, made, config, filter_fn)
+        for name, annotator in _AnnotationPatternRegistry.get_annotators().items():
+            if "pool" in name or name == "flatten":
+                annotator(model, config, filter_fn)
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Say of every node how it is quantized, but of the wide ones."""

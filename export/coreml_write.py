@@ -50,26 +50,22 @@ class Form:
 
 @contextmanager
 def marked(program: ExportedProgram, wide: Collection[str]) -> Iterator[None]:
-    """Within the block the nodes `wide` of `program`, and what is folded into them, are marked.
+    """Within the block the nodes `wide` of `program` are marked.
 
     Graphs that are made of the program in the block have the marks too.
     """
     nodes = [node for node in program.graph.nodes if node.name in wide]
-    signature = program.graph_signature
-    held = {*signature.inputs_to_parameters, *signature.inputs_to_buffers}
-    before = []
-    for node in nodes:
-        for part in (node, *_folded(node, held)):
-            before.append((part, part.meta.get("custom")))
-            part.meta["custom"] = {**(part.meta.get("custom") or {}), _WIDE: True}
+    before = [node.meta.get("custom") for node in nodes]
+    for node, custom in zip(nodes, before, strict=True):
+        node.meta["custom"] = {**(custom or {}), _WIDE: True}
     try:
         with preserve_node_meta():
             yield
     finally:
-        for part, custom in reversed(before):
-            part.meta.pop("custom")
+        for node, custom in zip(nodes, before, strict=True):
+            node.meta.pop("custom")
             if custom is not None:
-                part.meta["custom"] = custom
+                node.meta["custom"] = custom
 
 
 def _folded(node: Node, weights: Collection[str]) -> Iterator[Node]:
@@ -136,8 +132,14 @@ def write(
     In fp16 their operators compute in fp32; where weights are compressed, theirs are not, and they compute in fp16.
     """
     decomposed = program.run_decompositions({})
+    signature = decomposed.graph_signature
+    weights = {*signature.inputs_to_parameters, *signature.inputs_to_buffers, *signature.inputs_to_lifted_tensor_constants}
     for node in decomposed.graph.nodes:
-        node.meta["debug_handle"] = _WIDE_HANDLE if (node.meta.get("custom") or {}).get(_WIDE) else None
+        node.meta["debug_handle"] = None
+    for node in decomposed.graph.nodes:
+        if (node.meta.get("custom") or {}).get(_WIDE):
+            for part in (node, *_folded(node, weights)):
+                part.meta["debug_handle"] = _WIDE_HANDLE
     with progress_hidden():
         model = coremltools.convert(
             decomposed,

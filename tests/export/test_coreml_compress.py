@@ -38,7 +38,7 @@ def test_large_weights_are_compressed_and_wide_ones_are_not(
     path = nets.write(target, tmp_path, wide=frozenset({"conv2d_1"}))
     assert nets.types(path) == ["fp16"] * 3
     assert nets.stored(path) == ["const", "const", operator]
-    assert nets.weights_bytes(path) > small + 64 * 64 * 9
+    assert nets.weights_bytes(path) > small + 0.95 * 64 * 64 * 9
 
 
 @pytest.mark.parametrize("target", ["coreml-pal4", "coreml-pal6"])

@@ -34,6 +34,14 @@ class Decoder(nn.Module):
         return self.conv(latent), latent.mean((1, 2, 3), keepdim=True)
 
 
+class Running(nn.Module):
+    """A step of a stream with one state."""
+
+    def forward(self, latent: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        frames = torch.tanh(latent + state)
+        return frames, frames / 2
+
+
 def image_types(path: Path) -> tuple[list[str], list[str]]:
     """Names of the inputs, then of the outputs that are RGB pictures."""
     spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec().description
@@ -85,25 +93,33 @@ def test_what_has_no_pictures_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["clip", "stream"])
-def test_a_decoder_as_a_bundle(tmp_path: Path, finished_run: Path, mode: str) -> None:
-    manifest = export.export(
-        from_run(finished_run), ["coreml-image-fp16"], tmp_path / "bundle", mode=mode, shape=(2, 4, 4)  # type: ignore[arg-type]
-    )
-    artifact = manifest.artifact("coreml-image-fp16")
-    assert artifact.outputs[0].name == "frame_0"
-    assert artifact.outputs[0].dtype == "uint8"
+def test_a_decoder_as_a_bundle(tmp_path: Path, finished_run: Path) -> None:
+    manifest = export.export(from_run(finished_run), [TARGET.name], tmp_path / "bundle", shape=(2, 4, 4))
+    artifact = manifest.artifact(TARGET.name)
+    assert (artifact.outputs[0].name, artifact.outputs[0].dtype) == ("frame_0", "uint8")
     assert artifact.parity.passed
-    assert export.verify(tmp_path / "bundle")["coreml-image-fp16"].passed
+    assert export.verify(tmp_path / "bundle")[TARGET.name].passed
     with np.load(tmp_path / "bundle/sample.npz") as sample:
         assert sample["frame_0"].dtype == np.uint8
+
+
+def test_a_streams_frames_are_put_together_and_its_states_are_tensors(tmp_path: Path) -> None:
+    names = ["latent", "state_0", "frames", "next_state_0"]
+    latent, state = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    program = torch.export.export(Running(), (latent, state))
+    TARGET.convert(Conversion(program, names), tmp_path / TARGET.file_name)
+    assert image_types(tmp_path / TARGET.file_name) == ([], ["frame_0", "frame_1"])
+    frames, after = load_images(tmp_path / TARGET.file_name).call([latent.numpy(), state.numpy()])
+    expected = torch.tanh(latent + state).numpy()
+    assert np.abs(frames - expected).max() < 1.1 / 127.5
+    np.testing.assert_allclose(after, expected / 2, atol=2e-3)
 
 
 @pytest.mark.slow
 def test_optical_flow_takes_pictures(tmp_path: Path) -> None:
     source = flow_source("flow", random_student(**TINY), moving_texture((32, 48)))
-    manifest = export.export(source, ["coreml-image-fp16"], tmp_path / "bundle")
-    artifact = manifest.artifact("coreml-image-fp16")
+    manifest = export.export(source, [TARGET.name], tmp_path / "bundle")
+    artifact = manifest.artifact(TARGET.name)
     path = tmp_path / "bundle" / artifact.path
     assert image_types(path) == (["image1", "image2"], [])
     assert [info.dtype for info in (*artifact.inputs, *artifact.outputs)] == ["uint8", "uint8", "float32"]
