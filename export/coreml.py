@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import platform
-import shutil
-import sys
-import warnings
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import redirect_stderr
-from importlib.metadata import version
-from io import StringIO
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import coremltools
 import numpy as np
@@ -21,21 +12,43 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from export import mil_reference
-from export.targets import FP16, Conversion, Session, Target, Written, add_target
-from toolkit.errors import CheckFailed
+from export.coreml_compress import Compression
+from export.coreml_images import adapt, convert_images, load_images
+from export.coreml_quantize import convert_w8a8
+from export.coreml_run import MAIN, load, load_stateful
+from export.coreml_sizes import write_sizes
+from export.coreml_write import Form, Replay, marked, tensor_inputs, tensor_outputs, write
+from export.targets import FP16, FP32, INT8, Conversion, Target, Written, add_target
+from toolkit.errors import CheckFailed, UserError
+
+IOS16, IOS17, IOS18 = coremltools.target.iOS16, coremltools.target.iOS17, coremltools.target.iOS18
+HALF = Form(IOS17)
 
 
-def convert(conversion: Conversion, path: Path) -> Written:
-    """Write `path` as an `.mlpackage` in fp16 for iOS 17 and later; inputs and outputs stay fp32."""
-    return _write(conversion.program, path, conversion.names, minimum_deployment_target=coremltools.target.iOS17)
+def convert(conversion: Conversion, path: Path, form: Form = HALF) -> Written:
+    """Write `path` as an `.mlpackage`, by default in fp16 for iOS 17 and later; inputs and outputs stay fp32.
+
+    With further sizes it holds a function for each, and is for iOS 18 and later.
+    """
+    names = conversion.names
+
+    def write_one(program: ExportedProgram, path: Path, form: Form) -> Written:
+        inputs = tensor_inputs(program, names)
+        with marked(program, conversion.wide):
+            return write(program, path, form, inputs, tensor_outputs(names[len(inputs) :]))
+
+    if conversion.sizes:
+        return write_sizes({MAIN: conversion.program, **conversion.sizes}, path, form, write_one)
+    return write_one(conversion.program, path, form)
 
 
 def convert_stateful(conversion: Conversion, path: Path) -> Written:
     """The same of a stream's step, for iOS 18 and later: Core ML keeps the states, in fp16, from call to call.
 
-    Raises `CheckFailed` on a program without states.
+    Raises `CheckFailed` on a program without states, `UserError` on several sizes.
     """
+    if conversion.sizes:
+        raise UserError("coreml-state-fp16: holds one size; export one size, or several with coreml-fp16")
     program, names = conversion.program, conversion.names
     states = [name for name in names if name.startswith("state_")]
     if not states:
@@ -43,16 +56,17 @@ def convert_stateful(conversion: Conversion, path: Path) -> Written:
     inputs = [node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     examples = [torch.zeros(value.shape) for value in inputs]
     held = examples[len(inputs) - len(states) :]
-    step = _Stateful(program.module(), held)
-    with torch.no_grad():
-        stateful = torch.export.export(step, tuple(examples[: len(inputs) - len(states)]))
     kept = [
         coremltools.StateType(coremltools.TensorType(shape=tuple(value.shape), dtype=np.float16), name=name)
         for name, value in zip(states, held, strict=True)
     ]
     named = [name for name in names if not name.removeprefix("next_").startswith("state_")]
-    target = coremltools.target.iOS18
-    return _write(stateful, path, named, minimum_deployment_target=target, states=kept)
+    with marked(program, conversion.wide):
+        step = _Stateful(Replay(program), held)
+        with torch.no_grad():
+            stateful = torch.export.export(step, tuple(examples[: len(inputs) - len(states)]))
+        given = tensor_inputs(stateful, named)
+        return write(stateful, path, Form(IOS18), given, tensor_outputs(named[len(given) :]), states=kept)
 
 
 class _Stateful(nn.Module):
@@ -73,88 +87,23 @@ class _Stateful(nn.Module):
         return frames
 
 
-def _write(program: ExportedProgram, path: Path, names: list[str], **options: Any) -> Written:
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
-    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
-    user_inputs = [node for node in inputs if node.name in program.graph_signature.user_inputs]
-    with warnings.catch_warnings(), redirect_stderr(StringIO()):  # coremltools draws its own progress bars
-        warnings.simplefilter("ignore")
-        model = coremltools.convert(
-            program.run_decompositions({}),
-            inputs=[
-                coremltools.TensorType(name=name, shape=tuple(node.meta["val"].shape))
-                for name, node in zip(names, user_inputs, strict=False)
-            ],
-            outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in names[len(user_inputs) :]],
-            compute_precision=coremltools.precision.FLOAT16,
-            skip_model_load=True,
-            pass_pipeline=_passes(),
-            **options,
-        )
-    if path.exists():
-        shutil.rmtree(path)
-    model.save(str(path))
-    return read(path)
-
-
-def _passes() -> coremltools.PassPipeline:
-    """coremltools' own passes, without those in which its version 9.0 fails."""
-    passes = coremltools.PassPipeline.DEFAULT
-    # a linear of one output and a number added to it: "tuple index out of range"
-    passes.remove_passes({"common::fuse_linear_bias"})
-    # loses its place when it moves the updates of several states
-    passes.remove_passes({"common::canonicalize_inplace_pattern", "common::prefer_state_in_downstream"})
-    return passes
-
-
-def read(path: Path) -> Written:
-    """Operator counts and the highest rank in the program as it was saved."""
-    function = mil_reference.main_function(mil_reference.load(path))
-    operators = [op for op in function.operations if op.op_type != "const"]
-    ranks = [value.rank for op in function.operations for value in op.outputs if value.rank is not None]
-    return Written(max_rank=max(ranks), operators=dict(Counter(op.op_type for op in operators).most_common()))
-
-
-def load(path: Path) -> Session:
-    """Core ML itself on macOS; elsewhere the program operator by operator, rounded to fp16 after each."""
-    if sys.platform == "darwin":
-        model = coremltools.models.MLModel(str(path))
-        spec = model.get_spec().description
-
-        def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-            result = model.predict({value.name: array for value, array in zip(spec.input, inputs, strict=True)})
-            return [np.asarray(result[value.name], dtype=np.float32) for value in spec.output]
-
-        return Session(predict, "executed", f"Core ML on macOS {platform.mac_ver()[0]}")
-    program = mil_reference.load(path)
-    runtime = f"export.mil_reference, coremltools {version('coremltools')}"
-    return Session(lambda inputs: mil_reference.evaluate(program, inputs), "reference-evaluated", runtime)
-
-
-def load_stateful(path: Path) -> Session:
-    """As `load`, of an artifact that keeps its states; the first step of a stream (`first` is 1) begins anew."""
-    if sys.platform == "darwin":
-        model = coremltools.models.MLModel(str(path))
-        spec = model.get_spec().description
-        kept = [model.make_state()]
-
-        def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-            if inputs[1].item() == 1:
-                kept[0] = model.make_state()
-            feed = {value.name: array for value, array in zip(spec.input, inputs, strict=True)}
-            return [np.asarray(model.predict(feed, state=kept[0])[spec.output[0].name], dtype=np.float32)]
-
-        return Session(predict, "executed", f"Core ML on macOS {platform.mac_ver()[0]}")
-    program = mil_reference.load(path)
-    states: dict[str, torch.Tensor] = {}
-
-    def evaluate(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        if inputs[1].item() == 1:
-            states.clear()
-        return mil_reference.evaluate(program, inputs, states)
-
-    return Session(evaluate, "reference-evaluated", f"export.mil_reference, coremltools {version('coremltools')}")
-
+#: What is written under each precision, and how close it must be.
+FORMS = {
+    "coreml-fp32": (Form(IOS17, coremltools.precision.FLOAT32), FP32),
+    "coreml-ios16-fp16": (Form(IOS16), FP16),
+    "coreml-ios18-fp16": (Form(IOS18), FP16),
+    "coreml-int8": (Form(IOS17, compression=Compression(8)), INT8),
+    "coreml-int4": (Form(IOS18, compression=Compression(4, grouped=True)), INT8),
+    "coreml-pal8": (Form(IOS17, compression=Compression(8, palette=True)), INT8),
+    "coreml-pal6": (Form(IOS17, compression=Compression(6, palette=True)), INT8),
+    "coreml-pal4": (Form(IOS18, compression=Compression(4, palette=True, grouped=True)), INT8),
+}
 
 add_target(Target("coreml-fp16", "model.mlpackage", FP16, convert, load))
+for _name, (_form, _tolerance) in FORMS.items():
+    _file = f"{_name.removeprefix('coreml-')}.mlpackage"
+    add_target(Target(_name, _file, _tolerance, partial(convert, form=_form), load))
+add_target(Target("coreml-w8a8", "w8a8.mlpackage", INT8, partial(convert_w8a8, form=HALF), load))
+_image = partial(convert_images, form=HALF)
+add_target(Target("coreml-image-fp16", "image-fp16.mlpackage", FP16, _image, load_images, adapt=adapt))
 add_target(Target("coreml-state-fp16", "stateful.mlpackage", FP16, convert_stateful, load_stateful, keeps_states=True))

@@ -18,9 +18,10 @@ from coremltools.converters.mil.frontend.milproto.load import load as load_mil
 from coremltools.converters.mil.mil import Function, Operation, Program, Var, types
 
 import export.mil_math
-import export.mil_places  # noqa: F401  (both make their operators known)
+import export.mil_places
+import export.mil_quantized  # noqa: F401  (they make their operators known)
 from export.mil_operators import BINARY, DTYPES, OPERATORS, UNARY, wide
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, unknown_name
 
 
 def load(package: Path) -> Program:
@@ -33,8 +34,15 @@ def load(package: Path) -> Program:
 
 
 def main_function(program: Program) -> Function:
-    """The program's only function."""
-    return next(iter(program.functions.values()))
+    """The function that is called unless another one is named."""
+    return function_of(program, "main")
+
+
+def function_of(program: Program, name: str) -> Function:
+    """The program's function of this name; raises `UserError` with the known names."""
+    if name not in program.functions:
+        raise unknown_name("function", name, program.functions)
+    return program.functions[name]
 
 
 @torch.no_grad()
@@ -43,19 +51,20 @@ def evaluate(
     inputs: Sequence[np.ndarray],
     states: dict[str, torch.Tensor] | None = None,
     watch: dict[str, np.ndarray | None] | None = None,
+    name: str = "main",
 ) -> list[np.ndarray]:
     """Outputs of the program as fp32 arrays; raises `CheckFailed` on an operator that is not known here.
 
     `states` holds Core ML states by name from call to call; those that it lacks are zeros. The values named in `watch`
-    are put there.
+    are put there. `name` is the function's.
     """
-    function = main_function(program)
+    function = function_of(program, name)
     values: dict[Var, Any] = {}
     states = {} if states is None else states
     given = iter(inputs)
-    for name, variable in function.inputs.items():
+    for key, variable in function.inputs.items():
         if types.is_state(variable.sym_type):
-            values[variable] = states.setdefault(name, torch.zeros(tuple(variable.shape)))
+            values[variable] = states.setdefault(key, torch.zeros(tuple(variable.shape)))
         else:
             values[variable] = torch.from_numpy(np.asarray(next(given)))
     for operation in function.operations:

@@ -82,7 +82,7 @@ def export(
         artifacts = make_all(chosen, folder, material, progress, jobs, use_cache)
         # 3. What any device needs to check itself, the card, and the manifest over all of it.
         progress.update(len(chosen) + 1, "sealing")
-        _save_samples(folder, material)
+        _save_samples(folder, material, chosen)
         reference.save(material.call.reference, folder / REFERENCE)
         manifest = _manifest(source, artifacts, command)
         if sdk:
@@ -156,7 +156,7 @@ def write_artifact(target: Target, folder: Path, material: Material) -> Artifact
     rank = max(written.max_rank, *(max_rank(each.program) for each in material.calls.values()))
     if rank > MAX_RANK:
         raise CheckFailed(f"{target.name}: a tensor of rank {rank} is left in the artifact")
-    inputs, outputs = _spoken(target, call)
+    inputs, outputs, _ = _spoken(target, call)
     proof = _proved(target, path, call)
     return Artifact(
         target=target.name,
@@ -211,27 +211,34 @@ def _lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None
 
 def _size(target: Target, path: Path, name: str, call: Call) -> ArtifactSize:
     """A further size of an artifact, proved by itself."""
-    inputs, outputs = _spoken(target, call)
+    inputs, outputs, _ = _spoken(target, call)
     found = _proved(of_size(target, name), path, call).parity
     return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=found)
 
 
 def _proved(target: Target, path: Path, call: Call) -> parity.Proof:
     """How the artifact did on the call's inputs; raises `CheckFailed` where one does not hold."""
-    return parity.check_deeply(target, path, call, *_spoken(target, call))
+    inputs, outputs, further = _spoken(target, call)
+    return parity.check_deeply(target, path, replace(call, sample=call.sample | further), inputs, outputs)
 
 
-def _spoken(target: Target, call: Call) -> tuple[list[TensorInfo], list[TensorInfo]]:
-    """The inputs and outputs that an artifact takes and gives; its states are not among them if it keeps them."""
+def _spoken(target: Target, call: Call) -> tuple[list[TensorInfo], list[TensorInfo], dict[str, np.ndarray]]:
+    """The inputs and outputs that an artifact takes and gives, without states that it keeps; and the arrays of those
+    that are not in the call's sample."""
     hidden = len(call.states) if target.keeps_states else 0
-    return call.inputs[: len(call.inputs) - hidden], call.outputs[: len(call.outputs) - hidden]
+    inputs, outputs = call.inputs[: len(call.inputs) - hidden], call.outputs[: len(call.outputs) - hidden]
+    return (inputs, outputs, {}) if target.adapt is None else target.adapt(inputs, outputs, call.sample)
 
 
-def _save_samples(folder: Path, material: Material) -> None:
-    np.savez(folder / SAMPLE, **material.call.sample)  # type: ignore[arg-type]
-    for name, call in material.sizes.items():
-        (folder / SIZE_SAMPLES).mkdir(exist_ok=True)
-        np.savez(folder / SIZE_SAMPLES / f"{name}.npz", **call.sample)  # type: ignore[arg-type]
+def _save_samples(folder: Path, material: Material, targets: Sequence[Target]) -> None:
+    """`sample.npz`, and one file for each further size: what PyTorch takes and gives, and what `targets` have besides."""
+    for name, call in material.calls.items():
+        arrays = dict(call.sample)
+        for target in targets:
+            arrays |= _spoken(target, call)[2]
+        path = folder / SAMPLE if call is material.call else folder / SIZE_SAMPLES / f"{name}.npz"
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manifest:

@@ -354,7 +354,7 @@ def moving_texture(size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     right, down = 5, 3
     whole = (size[0] + down, size[1] + right)
     coarse = [torch.rand(1, 3, -(-whole[0] // step), -(-whole[1] // step), generator=random) for step in (4, 16, 64)]
-    texture = torch.stack([resize(grain, whole) for grain in coarse]).mean(0)
+    texture = in_8_bits(torch.stack([resize(grain, whole) for grain in coarse]).mean(0))
     return texture[:, :, down:, right:].contiguous(), texture[:, :, : size[0], : size[1]].contiguous()
 
 
@@ -363,7 +363,12 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     _check_elements(image.shape[1], size, "images")
     if tuple(image.shape[2:]) == size:
         return image
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+    return in_8_bits(F.interpolate(image, size=size, mode="bilinear", align_corners=False))
+
+
+def in_8_bits(image: torch.Tensor) -> torch.Tensor:
+    """Values in [0, 1] as a camera's picture has them, so that artifacts that take pictures get the same numbers."""
+    return (image * 255).round() / 255
 
 
 def fit(latent: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch.export import ExportedProgram
 
+from toolkit.bundle import TensorInfo
 from toolkit.errors import CheckFailed, unknown_name
 from toolkit.parity import How, Tolerance
 
@@ -59,6 +60,10 @@ class Conversion:
 
 Convert = Callable[[Conversion, Path], Written]
 Open = Callable[[Path], Session]
+Adapt = Callable[
+    [Sequence[TensorInfo], Sequence[TensorInfo], Mapping[str, np.ndarray]],
+    tuple[list[TensorInfo], list[TensorInfo], dict[str, np.ndarray]],
+]
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,9 @@ class Target:
     """One preset. `convert(conversion, path)` writes the artifact; `open(path)` loads it.
 
     An artifact that `keeps_states` holds its stream's states itself: it takes and gives none. Where an artifact may
-    hold several sizes, `open_size(path, name)` loads the function or method of one.
+    hold several sizes, `open_size(path, name)` loads the function or method of one. `adapt(inputs, outputs, sample)` is
+    for artifacts whose signature is another than the program's: it gives theirs, and the arrays that the sample then
+    has besides.
     """
 
     name: str
@@ -76,6 +83,7 @@ class Target:
     open: Open
     keeps_states: bool = False
     open_size: Callable[[Path, str], Session] | None = None
+    adapt: Adapt | None = None
 
 
 _TARGETS: dict[str, Target] = {}

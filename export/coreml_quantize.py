@@ -1,0 +1,97 @@
+"""Core ML: weights and activations in 8 bits, by torchao's quantization of exported programs (PT2E).
+
+What is quantized is decided by Core ML's quantizer, which ExecuTorch ships for torchao; ranges are those of the
+calibration inputs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+
+import torch
+from coremltools.optimize.torch.quantization import LinearQuantizerConfig, ModuleLinearQuantizerConfig
+from executorch.backends.apple.coreml.quantizer import CoreMLQuantizer
+from executorch.backends.apple.coreml.quantizer import _coreml_quantizer_utils as patterns
+from executorch.backends.apple.coreml.quantizer._annotation_config import AnnotationConfig
+from executorch.backends.apple.coreml.quantizer._coreml_quantizer import _AnnotationPatternRegistry
+from torch import fx
+from torch._ops import OpOverload
+from torch.nn import functional
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+from export.coreml_write import Form, tensor_inputs, tensor_outputs, write
+from export.targets import Conversion, Written
+from toolkit.errors import UserError
+
+#: Apple's default scheme: weights symmetric, one scale an output channel; activations one scale and zero point.
+CONFIG = {"quantization_scheme": "symmetric", "activation_observer": "min_max", "weight_observer": "min_max"}
+#: The activations that are quantized together with what is before them, by their names in graphs.
+ACTIVATIONS = (
+    *("relu", "relu6", "leaky_relu", "silu", "elu", "celu", "selu", "mish", "hardtanh", "hardswish", "hardsigmoid"),
+    *("gelu", "sigmoid", "logsigmoid", "tanh"),
+)
+
+
+class _Quantizer(CoreMLQuantizer):  # type: ignore[misc]  (its package has no types)
+    """Core ML's own, that lets some nodes be: their weights and what they compute stay fp16."""
+
+    def __init__(self, wide: Collection[str]) -> None:
+        super().__init__(LinearQuantizerConfig.from_dict({"global_config": dict(CONFIG)}))
+        self.wide = wide
+
+    def _annotate_all_patterns(
+        self,
+        model: fx.GraphModule,
+        quantization_config: ModuleLinearQuantizerConfig | None,
+        filter_fn: Callable[[fx.Node], bool] | None = None,
+    ) -> None:
+        """The patterns of Core ML's quantizer whose operators `model` has; it tries some 500, which takes a minute."""
+        config = AnnotationConfig.from_quantization_config(quantization_config)
+        names = {str(node.target).split(".")[1] for node in model.graph.nodes if isinstance(node.target, OpOverload)}
+        activations = [*(getattr(functional, name) for name in ACTIVATIONS if name in names), None]
+        weighted = [partial(patterns.get_conv_pattern, dim) for dim in (1, 2) if f"conv{dim}d" in names]
+        weighted += [patterns.get_linear_pattern] if "linear" in names else []
+        for activation in activations:
+            for make in weighted:
+                patterns.annotate_weighted_mod_pattern(model, make(activation), config, filter_fn)
+        for activation in activations:
+            for binary in (torch.add, torch.mul, torch.matmul):
+                if binary.__name__ in names:
+                    made = patterns.get_binary_op_act_pattern(binary, activation)
+                    patterns.annotate_binary_op_act_pattern(model, made, config, filter_fn)
+        for name, annotator in _AnnotationPatternRegistry.get_annotators().items():
+            if "pool" in name or name == "flatten":
+                annotator(model, config, filter_fn)
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        """Say of every node how it is quantized, but of the wide ones."""
+        annotated: fx.GraphModule = super().annotate(model)
+        for node in annotated.graph.nodes:
+            if node.name in self.wide:
+                node.meta.pop(Q_ANNOTATION_KEY, None)
+        return annotated
+
+
+def convert_w8a8(conversion: Conversion, path: Path, form: Form) -> Written:
+    """Write `path` with 8-bit weights and activations, calibrated on `conversion.calibration`; the rest is fp16.
+
+    Raises `UserError` without calibration inputs, and on several sizes: ranges of one are not those of another.
+    """
+    if not conversion.calibration:
+        raise UserError("coreml-w8a8: has no inputs to calibrate on; export from a run, whose held-out data it takes")
+    if conversion.sizes:
+        raise UserError("coreml-w8a8: is calibrated for one size; export one size, or another Core ML target")
+    names = conversion.names
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        prepared = prepare_pt2e(conversion.program.module(), _Quantizer(conversion.wide))
+        calls = [tuple(torch.from_numpy(array) for array in arrays) for arrays in conversion.calibration]
+        for call in calls:
+            prepared(*call)
+        program = torch.export.export(convert_pt2e(prepared), calls[0])
+    inputs = tensor_inputs(program, names)
+    return write(program, path, form, inputs, tensor_outputs(names[len(inputs) :]))
