@@ -18,6 +18,7 @@ from toolkit.parity import How, Tolerance
 
 FP32 = Tolerance(max_share=1e-4)
 FP16 = Tolerance(min_psnr_db=50)
+INT8 = Tolerance(min_psnr_db=30)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,14 @@ class Target:
 
 
 _TARGETS: dict[str, Target] = {}
-_BACKENDS = ("export.onnx", "export.executorch", "export.coreml")
+_BACKENDS = (
+    "export.onnx",
+    "export.executorch",
+    "export.executorch_int8",
+    "export.executorch_coreml",
+    "export.executorch_vulkan",
+    "export.coreml",
+)
 
 
 def add_target(target: Target) -> None:
