@@ -34,7 +34,7 @@ QUANTIZED = (
 
 
 def convert(conversion: Conversion, path: Path) -> Written:
-    """Write `path` as a `.pte` whose convolutions and linears compute in int8, all but `wide` and means.
+    """Write `path` as a `.pte` whose convolutions and linears compute in int8, all but `wide` and sums.
 
     Weights have a scale a channel, activations one a tensor. Raises `UserError` without inputs to calibrate on,
     `CheckFailed` where a convolution stays outside the delegate.
@@ -54,16 +54,18 @@ def quantize(
 ) -> ExportedProgram:
     """The program with quantized convolutions and linears, their ranges from the `calibration` calls.
 
-    `wide` names nodes that stay fp32, and so do convolutions that only take a mean: their inputs are squares, whose
-    range int8 does not hold.
+    `wide` names nodes that stay fp32, and so do convolutions that only add up: their inputs are squares and products,
+    whose range int8 does not hold.
     """
     module = program.module()
     assert isinstance(module, fx.GraphModule)
+    part_weights(module.graph)
+    module.recompile()
     config = get_symmetric_quantization_config(is_per_channel=True)
     quantizer = XNNPACKQuantizer()
     for operator in QUANTIZED:
         quantizer.set_operator_type(operator, config)
-    quantizer.set_filter_function(lambda node: node.name not in wide and not takes_mean(node))
+    quantizer.set_filter_function(lambda node: node.name not in wide and not adds_up(node))
     inputs = [[torch.from_numpy(array) for array in call] for call in calibration]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -75,18 +77,29 @@ def quantize(
         return torch.export.export(converted, tuple(inputs[0]))
 
 
-def takes_mean(node: fx.Node) -> bool:
-    """Whether a convolution is a mean over channels, as the lowering says norms: one output, all weights alike."""
-    if node.target not in QUANTIZED or len(node.args) < 2:
-        return False
-    weight = node.args[1]
+def adds_up(node: fx.Node) -> bool:
+    """Whether a convolution only adds channels up, as the lowering says means and correlations: weights all alike."""
+    weight = node.args[1] if node.target in QUANTIZED else None
     if not isinstance(weight, fx.Node) or weight.op != "get_attr":
         return False
     owner = node.graph.owning_module
     assert owner is not None
     path, _, name = str(weight.target).rpartition(".")
     tensor = getattr(owner.get_submodule(path), name)
-    return tensor.shape[0] == 1 and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
+    used = tensor[tensor != 0]
+    return used.numel() > 1 and bool((used == used[0]).all())
+
+
+def part_weights(graph: fx.Graph) -> None:
+    """Give every user of a weight a node of its own for it: the quantizer takes a weight once only, and a layer that
+    is called twice would have its second call left in fp32 on int8 weights, which XNNPACK refuses."""
+    for node in list(graph.nodes):
+        if node.op != "get_attr":
+            continue
+        for user in list(node.users)[1:]:
+            with graph.inserting_before(node):
+                own = graph.node_copy(node)
+            user.replace_input_with(node, own)
 
 
 def fitted(calibration: Sequence[Sequence[np.ndarray]], program: ExportedProgram) -> list[list[np.ndarray]]:
