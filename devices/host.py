@@ -15,7 +15,7 @@ import psutil
 
 from devices import memory, protocol, sessions
 from devices.bench import drive
-from devices.host_runtimes import RUNTIMES, Runtime, import_runtime, runtime_failures
+from devices.host_runtimes import RUNTIMES, Runtime, check_backend, import_runtime, runtime_failures
 from devices.parities import REFERENCE_TARGET, prove, sample, signature, tolerance
 from devices.records import Device, Memory, OperatorTime, Profile
 from devices.requests import Request
@@ -179,6 +179,7 @@ def load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: int
     inputs, expected = (list(arrays.values()) for arrays in sample(bundle, manifest))
     loaded: list[Runtime] = []
     import_runtime(kind)
+    check_backend(path, target)
     outputs: list[np.ndarray] = []
     with runtime_failures(path, kind):
         load_ms = protocol.timed(lambda: loaded.append(RUNTIMES[kind](path, inputs, threads)))

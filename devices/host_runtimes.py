@@ -170,6 +170,12 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     ),
 )
 
+#: ExecuTorch's delegates that not every build has, by the target's second word: the back end, and where to run it.
+BACKENDS = {
+    "coreml": ("CoreMLBackend", "profile it on an iPhone or a Mac"),
+    "vulkan": ("VulkanBackend", "profile it on an Android device"),
+}
+
 #: Which runtime runs a target on the host, by the target's first word. PyTorch runs `reference`.
 RUNTIMES: dict[str, Loader] = {
     "onnx": OnnxRuntime,
@@ -177,6 +183,20 @@ RUNTIMES: dict[str, Loader] = {
     "executorch": ExecuTorch,
     "reference": PyTorch,
 }
+
+
+def check_backend(path: Path, target: str) -> None:
+    """Raise `DeviceError` where the artifact's delegate is none of this host's ExecuTorch."""
+    first, *rest = target.split("-")
+    if first != "executorch" or not rest or rest[0] not in BACKENDS:
+        return
+    from executorch.runtime import Runtime as Registered
+
+    backend, remedy = BACKENDS[rest[0]]
+    with native_stderr_hidden():
+        available = Registered.get().backend_registry.is_available(backend)
+    if not available:
+        raise DeviceError(f"{path}: {target} is not runnable here: this host's ExecuTorch has no {backend}; {remedy}")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -231,7 +231,7 @@ def _spoken(target: Target, call: Call) -> tuple[list[TensorInfo], list[TensorIn
 
 
 def _save_samples(folder: Path, material: Material, targets: Sequence[Target]) -> None:
-    """`sample.npz`, and one file for each further size: what PyTorch takes and gives, and what `targets` have besides."""
+    """`sample.npz`, and one file for each further size: what PyTorch takes and gives, and what `targets` add."""
     for name, call in material.calls.items():
         arrays = dict(call.sample)
         for target in targets:

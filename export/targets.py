@@ -87,7 +87,17 @@ class Target:
 
 
 _TARGETS: dict[str, Target] = {}
-_BACKENDS = ("export.onnx", "export.onnx_half", "export.onnx_int8", "export.ort", "export.executorch", "export.coreml")
+_BACKENDS = (
+    "export.onnx",
+    "export.onnx_half",
+    "export.onnx_int8",
+    "export.ort",
+    "export.executorch",
+    "export.executorch_int8",
+    "export.executorch_coreml",
+    "export.executorch_vulkan",
+    "export.coreml",
+)
 
 
 def add_target(target: Target) -> None:

@@ -32,8 +32,9 @@ RUNNERS: dict[str, RuntimeName] = {"executorch": "executorch", "onnx": "onnxrunt
 
 
 def runtime_of(target: str) -> RuntimeName | None:
-    """The runtime that a target is for; None where no native runner has it."""
-    return RUNNERS.get(target.split("-")[0])
+    """The runtime that a target is for; None where no native runner has it, or the target is for Apple's devices."""
+    words = target.split("-")
+    return None if "coreml" in words else RUNNERS.get(words[0])
 
 
 @dataclass(frozen=True)

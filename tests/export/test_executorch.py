@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from export import executorch
 from export.targets import Conversion
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, UserError
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4])
@@ -38,3 +38,25 @@ def test_a_convolution_that_would_stay_on_the_portable_kernels_is_refused(tmp_pa
     with pytest.raises(CheckFailed, match="outside the XNNPACK delegate"):
         executorch.convert(Conversion(program, ["x", "y"]), tmp_path / "model.pte")
     assert not list(tmp_path.iterdir())
+
+
+def test_one_file_holds_a_method_for_every_size(tmp_path: Path) -> None:
+    network = nn.Conv2d(3, 64, 3, padding=1).eval()
+    large, small = torch.randn(2, 3, 6, 8), torch.randn(1, 3, 4, 6)
+    program, further = torch.export.export(network, (large,)), torch.export.export(network, (small,))
+    path, alone = tmp_path / "model.pte", tmp_path / "alone.pte"
+    executorch.convert(Conversion(program, ["x", "y"], sizes={"small": further}), path)
+    executorch.convert(Conversion(program, ["x", "y"]), alone)
+    for name, x in (("forward", large), ("small", small)):
+        (output,) = executorch.open_method(path, name).call([x.numpy()])
+        np.testing.assert_allclose(output, network(x).detach().numpy(), atol=1e-5)
+    assert path.stat().st_size - alone.stat().st_size < network.weight.numel() * 4  # the weights are there once
+    with pytest.raises(UserError, match="smal.*Did you mean 'small'"):
+        executorch.open_method(path, "smal")
+
+
+def test_the_same_program_gives_the_same_bytes(tmp_path: Path) -> None:
+    program = torch.export.export(nn.Conv2d(2, 3, 1).eval(), (torch.randn(1, 2, 4, 4),))
+    for name in ("one.pte", "two.pte"):
+        executorch.convert(Conversion(program, ["x", "y"]), tmp_path / name)
+    assert (tmp_path / "one.pte").read_bytes() == (tmp_path / "two.pte").read_bytes()

@@ -10,7 +10,8 @@ from toolkit.errors import UserError
 
 def test_the_first_targets_are_known_with_their_tolerances() -> None:
     known = {name: target.tolerance for name, target in all_targets().items()}
-    assert known == {"onnx-fp32": FP32, "executorch-xnnpack-fp32": FP32, "coreml-fp16": FP16, "coreml-state-fp16": FP16}
+    first = {"onnx-fp32": FP32, "executorch-xnnpack-fp32": FP32, "coreml-fp16": FP16, "coreml-state-fp16": FP16}
+    assert first.items() <= known.items()
 
 
 def test_an_unknown_target_names_the_nearest() -> None:

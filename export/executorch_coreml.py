@@ -1,0 +1,96 @@
+"""ExecuTorch with Core ML: ML programs in fp16 inside a `.pte`; executed where ExecuTorch has the back end, else
+each delegate's program is taken out of the file and evaluated (`export.mil_reference`).
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+
+import coremltools
+import torch
+from executorch.backends.apple.coreml import executorchcoreml
+from executorch.backends.apple.coreml.compiler import CoreMLBackend
+from executorch.backends.apple.coreml.compiler.coreml_preprocess import MULTIMETHOD_WEIGHT_SHARING_STRATEGY
+from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+from executorch.runtime import Runtime
+
+from export import executorch, mil_reference
+from export.executorch import FORWARD, Delegate, methods
+from export.executorch_reference import Method, Tensors
+from export.targets import FP16, Conversion, Session, Target, Written, add_target
+from toolkit.errors import CheckFailed, UserError
+from toolkit.quiet import native_stderr_hidden
+
+TARGET = "executorch-coreml-fp16"
+BACKEND = "CoreMLBackend"
+
+
+def convert(conversion: Conversion, path: Path) -> Written:
+    """Write `path` as a `.pte` of Core ML programs in fp16 for iOS 17 and later; inputs and outputs stay fp32.
+
+    Raises `UserError` where nodes are to stay `wide`, `CheckFailed` where a convolution stays outside.
+    """
+    if conversion.wide:
+        raise UserError(f"{TARGET}: a delegate has one precision; keep operators wide with --target coreml-fp16")
+    with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        return executorch.write(methods(conversion), path, COREML)
+
+
+def load(path: Path) -> Session:
+    """The method `forward`: executed where ExecuTorch has Core ML here, else evaluated operator by operator."""
+    return open_method(path, FORWARD)
+
+
+def open_method(path: Path, name: str) -> Session:
+    """One method of the file, as `load`."""
+    with native_stderr_hidden():
+        available = Runtime.get().backend_registry.is_available(BACKEND)
+    if available:
+        return executorch.open_method(path, name)
+    runtime = f"export.mil_reference, coremltools {version('coremltools')}, of executorch {version('executorch')}"
+    return Session(Method(path, name, BACKEND, _open_package), "reference-evaluated", runtime)
+
+
+def _open_package(payload: bytes, _named: Mapping[str, bytes]) -> _Package:
+    return _Package(payload)
+
+
+class _Package:
+    """The ML program of one delegate, taken out of its payload."""
+
+    def __init__(self, payload: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            if not executorchcoreml.unflatten_directory_contents(payload, folder):
+                raise CheckFailed("ExecuTorch: a Core ML delegate holds no model package")
+            (package,) = Path(folder).rglob("*.mlpackage")
+            self._program = mil_reference.load(package)
+
+    def __call__(self, tensors: Tensors) -> list[torch.Tensor]:
+        count = len(mil_reference.main_function(self._program).inputs)
+        given = [tensor.numpy() for tensor in tensors[:count]]
+        return [torch.from_numpy(array) for array in mil_reference.evaluate(self._program, given)]
+
+
+def _partitioner() -> CoreMLPartitioner:
+    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    logging.getLogger("executorch").setLevel(logging.ERROR)
+    specs = CoreMLBackend.generate_compile_specs(
+        minimum_deployment_target=coremltools.target.iOS17, compute_precision=coremltools.precision.FLOAT16
+    )
+    # one package a method: what joins them wants methods of equally many delegates
+    sharing = MULTIMETHOD_WEIGHT_SHARING_STRATEGY.DISABLED
+    specs.append(CoreMLBackend.generate_multimethod_weight_sharing_strategy_compile_spec(sharing))
+    return CoreMLPartitioner(compile_specs=specs)
+
+
+COREML = Delegate("coreml", "Core ML", _partitioner, lambda program: program)
+
+add_target(Target(TARGET, "model-coreml.pte", FP16, convert, load))

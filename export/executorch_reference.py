@@ -1,0 +1,114 @@
+"""Evaluate a `.pte` whose delegate this machine lacks: its instructions one by one, as they stand in the file.
+
+Calls of a delegate go to an evaluator of that delegate's own payload, the other operators to torch's kernels. It checks
+what was written and the effect of fp16; it says nothing of the runtime, the accelerator or latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from executorch.exir import schema
+from executorch.exir._serialize._program import PTEFile, deserialize_pte_binary
+from executorch.exir.tensor import scalar_type_enum
+
+from toolkit.errors import CheckFailed, unknown_name
+
+Tensors = Sequence[torch.Tensor]
+#: From a delegate's payload and the file's named data to a function of the delegate's inputs.
+OpenDelegate = Callable[[bytes, Mapping[str, bytes]], Callable[[Tensors], list[torch.Tensor]]]
+DTYPES = {
+    scalar_type_enum(dtype): dtype
+    for dtype in (torch.float32, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool)
+}
+
+
+class Method:
+    """One method of a `.pte`. Raises `UserError` on an unknown name, `CheckFailed` on another delegate's payload."""
+
+    def __init__(self, path: Path, name: str, backend: str, open_delegate: OpenDelegate) -> None:
+        self._file = deserialize_pte_binary(path.read_bytes())
+        plans = {plan.name: plan for plan in self._file.program.execution_plan}
+        if name not in plans:
+            raise unknown_name(f"method of {path}:", name, sorted(plans))
+        self._plan = plans[name]
+        named = named_data(self._file)
+        self._delegates = []
+        for delegate in self._plan.delegates:
+            if delegate.id != backend:
+                raise CheckFailed(f"{path}: holds a delegate {delegate.id}, which cannot be evaluated as {backend}")
+            payload = bytes(self._file.program.backend_delegate_data[delegate.processed.index].data)
+            self._delegates.append(open_delegate(payload, named))
+
+    @torch.no_grad()
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The method's outputs; raises `CheckFailed` on an instruction that is not known here."""
+        values: dict[int, Any] = {}
+        for place, array in zip(self._plan.inputs, inputs, strict=True):
+            values[place] = torch.from_numpy(np.array(array))
+        for instruction in self._plan.chains[0].instructions:
+            call = instruction.instr_args
+            if isinstance(call, schema.DelegateCall):
+                self._delegate(call, values)
+            elif isinstance(call, schema.KernelCall):
+                self._kernel(call, values)
+            elif isinstance(call, schema.MoveCall):
+                values[call.move_to] = self._value(call.move_from, values)
+            elif not isinstance(call, schema.FreeCall):
+                raise CheckFailed(f"ExecuTorch reference: {type(call).__name__} is not known, so parity cannot be shown")
+        return [self._value(place, values).numpy() for place in self._plan.outputs]
+
+    def _delegate(self, call: schema.DelegateCall, values: dict[int, Any]) -> None:
+        tensors = [self._value(place, values) for place in call.args]
+        results = self._delegates[call.delegate_index](tensors)
+        for place, result in zip(call.args[len(call.args) - len(results) :], results, strict=True):
+            values[place].copy_(result)
+
+    def _kernel(self, call: schema.KernelCall, values: dict[int, Any]) -> None:
+        named = self._plan.operators[call.op_index]
+        namespace, _, name = named.name.partition("::")
+        try:
+            kernel = getattr(getattr(getattr(torch.ops, namespace), name), named.overload or "default")
+        except AttributeError as error:
+            raise CheckFailed(f"ExecuTorch reference: operator {named.name}.{named.overload} is not known") from error
+        given = [self._value(place, values) for place in call.args[: len(kernel._schema.arguments)]]
+        positional, keywords = [], {}
+        for argument, value in zip(kernel._schema.arguments, given, strict=True):
+            if argument.kwarg_only:
+                keywords[argument.name] = value
+            else:
+                positional.append(value)
+        kernel(*positional, **keywords)
+
+    def _value(self, place: int, values: dict[int, Any]) -> Any:
+        if place not in values:
+            values[place] = self._stored(self._plan.values[place].val, values)
+        return values[place]
+
+    def _stored(self, value: Any, values: dict[int, Any]) -> Any:
+        if isinstance(value, schema.Tensor):
+            shape, dtype = tuple(value.sizes), DTYPES[value.scalar_type]
+            if not value.data_buffer_idx:
+                return torch.zeros(shape, dtype=dtype)
+            content = self._file.program.constant_buffer[value.data_buffer_idx].storage
+            return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape).clone()
+        if isinstance(value, schema.IntList | schema.TensorList | schema.OptionalTensorList):
+            return [None if place < 0 else self._value(place, values) for place in value.items]
+        if isinstance(value, schema.BoolList | schema.DoubleList):
+            return list(value.items)
+        if isinstance(value, schema.Null):
+            return None
+        (content,) = vars(value).values()  # Int, Bool, Double, String
+        return content
+
+
+def named_data(file: PTEFile) -> dict[str, bytes]:
+    """What the file keeps by name for its delegates: their weights."""
+    stored = file.named_data
+    if stored is None:
+        return {}
+    return {key: bytes(stored.buffers[entry.buffer_index]) for key, entry in stored.pte_data.items()}
