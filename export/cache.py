@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache as once
 from pathlib import Path
 
@@ -85,12 +86,14 @@ def take(name: str, target: Target, bundle: Path) -> Artifact | None:
     try:
         entry = Entry.model_validate_json((place / ENTRY).read_bytes())
         artifact = Artifact.model_validate_json(entry.artifact)
-        _copy(place / target.file_name, bundle / target.file_name)
+        for file in (target.file_name, *target.beside):
+            _copy(place / file, bundle / file)
         fits = _hash(entry.artifact) == entry.artifact_sha256 and sha256(bundle / target.file_name) == artifact.sha256
     except (OSError, ValueError):  # not there or, as pydantic says with a ValueError, damaged
         fits = False
     if not fits:
-        _remove(bundle / target.file_name)
+        for file in (target.file_name, *target.beside):
+            _remove(bundle / file)
         _discard(place)
         return None
     with contextlib.suppress(OSError):
@@ -98,7 +101,7 @@ def take(name: str, target: Target, bundle: Path) -> Artifact | None:
     return artifact
 
 
-def keep(name: str, artifact: Artifact, bundle: Path) -> None:
+def keep(name: str, target: Target, artifact: Artifact, bundle: Path) -> None:
     """Enter an artifact that was made and proved, and make room; a folder that cannot be written keeps nothing."""
     place = _entries() / name
     size = size_bytes(bundle / artifact.path)
@@ -108,7 +111,8 @@ def keep(name: str, artifact: Artifact, bundle: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=place.parent, prefix=PART))
         try:
-            _copy(bundle / artifact.path, unfinished / artifact.path)
+            for file in (target.file_name, *target.beside):
+                _copy(bundle / file, unfinished / file)
             text = artifact.model_dump_json()
             write_atomic(unfinished / ENTRY, Entry(artifact=text, artifact_sha256=_hash(text)).model_dump_json())
             if not place.exists():
@@ -203,6 +207,8 @@ def _add(digest: hashlib._Hash, value: object) -> None:
     elif isinstance(value, torch.Tensor):
         _add(digest, [str(value.dtype), *value.shape, *value.stride()])
         digest.update(value.detach().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    elif is_dataclass(value) and not isinstance(value, type):
+        _add(digest, [getattr(value, each.name) for each in fields(value)])
     elif isinstance(value, BaseModel):
         digest.update(value.model_dump_json().encode())
     elif isinstance(value, str | int | float | bool | None):

@@ -20,7 +20,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from export.executorch import XNNPACK, forget_origins, load, methods, write
+from export.executorch import XNNPACK, forget_origins, load, methods, open_method, write
 from export.targets import INT8, Conversion, Target, Written, add_target
 from toolkit.errors import UserError
 
@@ -115,4 +115,4 @@ def _fit(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(repeated[tuple(slice(size) for size in shape)])
 
 
-add_target(Target(TARGET, "model-int8.pte", INT8, convert, load))
+add_target(Target(TARGET, "model-int8.pte", INT8, convert, load, open_size=open_method))

@@ -82,4 +82,4 @@ def _partitioner() -> VulkanPartitioner:
 
 VULKAN = Delegate("vulkan", "Vulkan", _partitioner, frame_by_frame)
 
-add_target(Target(TARGET, "model-vulkan.pte", FP16, convert, load))
+add_target(Target(TARGET, "model-vulkan.pte", FP16, convert, load, open_size=open_method))

@@ -76,4 +76,4 @@ def _rank(value: fbs.ValueInfo.ValueInfo) -> Iterator[int]:
         yield tensor.Shape().DimLength()
 
 
-add_target(Target("ort-fp32", "model.ort", FP32, convert, load))
+add_target(Target("ort-fp32", "model.ort", FP32, convert, load, beside=(f"model{CONFIG_SUFFIX}",)))

@@ -132,7 +132,7 @@ def make_all(
     def done(target: Target, artifact: Artifact) -> None:
         found[target.name] = artifact
         if target.name in keys:
-            cache.keep(keys[target.name], artifact, folder)
+            cache.keep(keys[target.name], target, artifact, folder)
 
     def said(text: str) -> None:
         progress.update(1 + len(found), text)

@@ -115,7 +115,7 @@ def test_another_source_text_has_another_key(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("part", ["model.onnx", "entry.json"])
 def test_a_damaged_entry_is_discarded(part: str, tmp_path: Path, own_cache: Path) -> None:
     artifact = bundle_with(tmp_path / "made", b"program")
-    cache.keep(KEY, artifact, tmp_path / "made")
+    cache.keep(KEY, targets.find_target("onnx-fp32"), artifact, tmp_path / "made")
     assert taken(tmp_path / "whole") == artifact
     content = bytearray((own_cache / KEY / part).read_bytes())
     content[len(content) // 2] ^= 1
@@ -126,7 +126,7 @@ def test_a_damaged_entry_is_discarded(part: str, tmp_path: Path, own_cache: Path
 
 
 def test_an_entry_that_lacks_its_artifact_is_none(tmp_path: Path, own_cache: Path) -> None:
-    cache.keep(KEY, bundle_with(tmp_path / "made", b"program"), tmp_path / "made")
+    cache.keep(KEY, targets.find_target("onnx-fp32"), bundle_with(tmp_path / "made", b"program"), tmp_path / "made")
     (own_cache / KEY / "model.onnx").unlink()
     assert taken(tmp_path / "bundle") is None
 
@@ -137,7 +137,7 @@ def test_what_was_not_used_for_longest_goes_first(
     monkeypatch.setenv("HANDHELD_CACHE_GB", "0.00001")  # 10 kB: two entries of 4 kB and what stands beside them
     for age, name in enumerate(["old", "used", "new"]):
         artifact = bundle_with(tmp_path / name, bytes(4000))
-        cache.keep(name, artifact, tmp_path / name)
+        cache.keep(name, targets.find_target("onnx-fp32"), artifact, tmp_path / name)
         if name != "new":
             os.utime(own_cache / name, (age, age))
         if name == "used":
@@ -149,7 +149,7 @@ def test_an_artifact_larger_than_the_cache_is_not_kept(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HANDHELD_CACHE_GB", "0")
-    cache.keep(KEY, bundle_with(tmp_path / "made", b"program"), tmp_path / "made")
+    cache.keep(KEY, targets.find_target("onnx-fp32"), bundle_with(tmp_path / "made", b"program"), tmp_path / "made")
     assert not own_cache.exists()
 
 
@@ -157,20 +157,20 @@ def test_unfinished_entries_of_processes_that_were_killed_are_removed(tmp_path: 
     for name, age in ((".part-left", 2 * cache.SECONDS_OF_A_PART), (".part-working", 0)):
         (own_cache / name).mkdir(parents=True)
         os.utime(own_cache / name, (time.time() - age,) * 2)
-    cache.keep(KEY, bundle_with(tmp_path / "made", b"program"), tmp_path / "made")
+    cache.keep(KEY, targets.find_target("onnx-fp32"), bundle_with(tmp_path / "made", b"program"), tmp_path / "made")
     assert sorted(entry.name for entry in own_cache.iterdir()) == [".part-working", KEY]
 
 
 def test_two_that_keep_the_same_leave_one_entry(tmp_path: Path, own_cache: Path) -> None:
     artifact = bundle_with(tmp_path / "made", b"program")
-    cache.keep(KEY, artifact, tmp_path / "made")
-    cache.keep(KEY, artifact, tmp_path / "made")
+    cache.keep(KEY, targets.find_target("onnx-fp32"), artifact, tmp_path / "made")
+    cache.keep(KEY, targets.find_target("onnx-fp32"), artifact, tmp_path / "made")
     assert [entry.name for entry in own_cache.iterdir()] == [KEY]
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, own_cache: Path) -> None:
     own_cache.write_text("a file")
-    cache.keep(KEY, bundle_with(tmp_path / "made", b"program"), tmp_path / "made")
+    cache.keep(KEY, targets.find_target("onnx-fp32"), bundle_with(tmp_path / "made", b"program"), tmp_path / "made")
     assert taken(tmp_path / "bundle") is None
 
 
