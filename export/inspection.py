@@ -39,6 +39,8 @@ OUTSIDE = "cpu:"
 MOST_NAMED = 5
 MODEL = "the model"
 LOWERED = "handheld_lowered"
+#: How precisions begin that change the graph after what is planned here.
+QUANTIZED = ("int", "pal", "w8")
 
 
 class Obstacle(StrictModel):
@@ -278,6 +280,8 @@ def _target_plan(target: str, plan: Plan, origins: Mapping[str, Node]) -> Target
     notes = [plan.note]
     if find_target(target).keeps_states:
         notes.append("for --mode stream only")
+    if target.rpartition("-")[2].startswith(QUANTIZED):
+        notes.append("planned before quantization")
     return TargetPlan(
         target=target,
         accelerator=plan.accelerator,

@@ -24,7 +24,7 @@ from torch.fx import Node
 
 from export.coreml import _passes
 from export.lowering.packed import MAX_RANK
-from export.planning.registry import Outside, Plan, Stopped, plans
+from export.planning.registry import Outside, Plan, Stopped, once, plans
 from export.planning.rules import REFUSED, Rule, load_rules
 from export.planning.trial import refused_alone
 
@@ -35,6 +35,7 @@ MOST_OPERATORS = 5000
 
 
 @plans("coreml")
+@once
 def plan(program: ExportedProgram) -> Plan:
     """Look every operator up as coremltools does, try those that it knows, and apply the rules to the ML program."""
     read = program.run_decompositions({}).graph.nodes  # what the exporter gives coremltools
@@ -55,6 +56,7 @@ def plan_fp32(program: ExportedProgram) -> Plan:
     return replace(found, outside=[], accelerator=None, share=None, note="computes in fp32: GPU or CPU, planned")
 
 
+@once
 def placement(program: ExportedProgram) -> Plan:
     """What the rules say of the whole program in fp16, as coremltools converts it. Raises what coremltools raises."""
     count = sum(node.op == "call_function" for node in program.graph.nodes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
+from weakref import WeakKeyDictionary
 
 from torch.export import ExportedProgram
 from torch.fx import Node
@@ -58,6 +60,19 @@ class Plan:
 
 Planner = Callable[[ExportedProgram], Plan]
 _PLANNERS: dict[str, Planner] = {}
+
+
+def once(planner: Planner) -> Planner:
+    """A planner that remembers what it made of a program for as long as that program lives."""
+    made: WeakKeyDictionary[ExportedProgram, Plan] = WeakKeyDictionary()
+
+    @wraps(planner)
+    def remembered(program: ExportedProgram) -> Plan:
+        if program not in made:
+            made[program] = planner(program)
+        return made[program]
+
+    return remembered
 
 
 def plans(*prefixes: str) -> Callable[[Planner], Planner]:

@@ -163,6 +163,8 @@ class _Region:
         self.results = len(tensors_in(node.meta["val"]))
         copy = self._copy(node)
         if isinstance(node.meta["val"], torch.Tensor):
+            if node.meta["val"].dtype == torch.bfloat16:  # which numpy has not, so no runtime gives it out
+                copy = self.graph.call_function(torch.ops.aten.to.dtype, (copy, torch.float32))
             self.graph.output((copy,))
         else:
             items = [self.graph.call_function(operator.getitem, (copy, n)) for n in range(self.results)]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
+from torch.export import ExportedProgram
 
-from export.planning import coreml, executorch, find_planner, onnx
+from export.planning import Plan, coreml, executorch, find_planner, onnx
+from export.planning.registry import once
 from export.targets import all_targets
 
 
@@ -32,3 +36,15 @@ def test_the_longest_prefix_plans(target: str, planner: object) -> None:
 
 def test_every_known_target_has_a_planner() -> None:
     assert [target for target in all_targets() if find_planner(target) is None] == []
+
+
+def test_a_program_is_planned_once() -> None:
+    calls = []
+
+    @once
+    def planner(program: ExportedProgram) -> Plan:
+        calls.append(program)
+        return Plan(note=str(len(calls)))
+
+    program, other = (torch.export.export(nn.ReLU(), (torch.randn(2),)) for _ in range(2))
+    assert [planner(program).note, planner(program).note, planner(other).note] == ["1", "1", "2"]
