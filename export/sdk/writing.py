@@ -142,8 +142,6 @@ def _context(folder: Path, manifest: Manifest, artifacts: list[Artifact]) -> dic
     """What the templates of one side are filled with."""
     first = artifacts[0]
     states = {state.name for state in first.states} | {f"next_{state.name}" for state in first.states}
-    task = manifest.model.task
-    kind = "flow" if task == "optical-flow" else "model" if task is None else "stream" if first.stream else "decoder"
     defaults = {runtime: _first(artifacts, runtime) for runtime in RUNTIMES}
     ios, macos = _systems(folder, defaults["coreml"])
     return {
@@ -152,7 +150,7 @@ def _context(folder: Path, manifest: Manifest, artifacts: list[Artifact]) -> dic
         "artifacts": artifacts,
         "runtimes": sorted({runtime for a in artifacts if (runtime := runtime_of(a.target)) is not None}),
         "defaults": defaults,
-        "kind": kind,
+        "kind": _kind(manifest, first),
         "inputs": [info for info in first.inputs if info.name not in states],
         "outputs": [info for info in first.outputs if info.name not in states],
         "states": first.states,
@@ -163,6 +161,16 @@ def _context(folder: Path, manifest: Manifest, artifacts: list[Artifact]) -> dic
         "macos": macos,
         "versions": VERSIONS | {"executorch": _release(manifest, "executorch")},
     }
+
+
+def _kind(manifest: Manifest, artifact: Artifact) -> str:
+    """What the model is to an app: decoder (of a clip), stream, flow, or model where nothing more is known of it."""
+    if manifest.model.task == "optical-flow":
+        return "flow"
+    if artifact.stream is not None:
+        return "stream"
+    is_video = len(artifact.inputs) == len(artifact.outputs) == 1 and artifact.outputs[0].shape[1:2] == (3,)
+    return "decoder" if manifest.model.task == "video-decoder" and is_video else "model"
 
 
 def _first(artifacts: Sequence[Artifact], runtime: Runtime) -> Artifact | None:

@@ -100,7 +100,7 @@ def executed(folder: Path) -> dict[str, Path]:
         ("flow", "asset:compact-flow-tiny", {"shape": (32, 32)}),
     ):
         source = from_run(find_run(Path(run))[0])
-        export.export(source, ["onnx-fp32"], folder / kind, sdk=True, **options)  # type: ignore[arg-type]
+        export.export(source, ["onnx-fp32"], folder / kind, **options)  # type: ignore[arg-type]
         found[kind] = add_runtimes(folder / kind, kind)
         record(folder / kind)
     return found

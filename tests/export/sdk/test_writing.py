@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import tree_sitter_kotlin
 import tree_sitter_swift
+from torch import nn
 from tree_sitter import Language, Node, Parser
 
+import export
 from export.model_card import model_card
 from export.sdk import write_sdk
+from export.sources import Source
 from tests.export.sdk.bundles import KINDS, TARGETS, Kind, manifest, write
 from toolkit.bundle import changed_files, read_manifest, seal
 from toolkit.errors import UserError
@@ -150,3 +154,21 @@ def test_the_card_points_to_code_that_is_there(tmp_path: Path) -> None:
     for path in re.findall(r"`(sdk/\S+?)/?`", card):
         assert any(file.startswith(path) for file in files), path
     assert "sdk/" not in model_card(content)
+
+
+def test_export_writes_it_before_it_seals_the_bundle(tmp_path: Path) -> None:
+    module = nn.Conv2d(2, 3, 1)
+    source = Source("any net", module, (torch.rand(1, 2, 4, 4),), "module", "Conv2d", ("x",), ("y",), task=None)
+    export.export(source, ["onnx-fp32"], tmp_path / "bundle", sdk=True)
+    sealed = read_manifest(tmp_path / "bundle")
+    assert "sdk/kotlin/core/src/main/kotlin/handheld/anynetmodel/AnyNetModel.kt" in sealed.files
+    assert changed_files(tmp_path / "bundle", sealed) == []
+    assert "AnyNetModel.open(context)" in (tmp_path / "bundle/README.md").read_text()
+
+
+def test_a_decoder_of_other_things_than_colours_is_called_as_any_module(tmp_path: Path) -> None:
+    content = manifest("clip", ["onnx-fp32"])
+    (grey,) = content.artifacts
+    grey = grey.model_copy(update={"outputs": [grey.outputs[0].model_copy(update={"shape": (3, 1, 16, 24)})]})
+    files = write(tmp_path, content.model_copy(update={"artifacts": [grey]}))
+    assert not any(path.endswith("Frames.kt") for path in files)
