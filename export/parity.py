@@ -9,7 +9,7 @@ import numpy as np
 
 from export.targets import Session, Target
 from toolkit.bundle import TensorInfo
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, HandheldError
 from toolkit.parity import Execution, Parity, compare
 from toolkit.streaming import StreamDecoder, StreamFacts
 
@@ -35,7 +35,9 @@ def check(
             given, names = session.call([sample[info.name] for info in inputs]), [info.name for info in outputs]
         else:
             given, names = [decode_clip(session, sample, inputs, stream)], [CLIP_FRAMES]
-    except (RuntimeError, ValueError, OSError) as error:
+    except HandheldError:
+        raise
+    except Exception as error:  # each runtime has exceptions of its own
         reason = " ".join(str(error).split())[:200]
         raise CheckFailed(f"{artifact}: {target.name} cannot be run here ({reason})") from error
     execution = Execution(given, session.how, session.runtime)

@@ -35,7 +35,7 @@ from toolkit.files import atomic_directory, collision, inside, relative_name, sh
 from toolkit.latents import LatentStatistics
 from toolkit.limits import MAX_JSON_BYTES, MAX_VALUES, check_value, parse_json, read_text
 from toolkit.parity import Parity
-from toolkit.schema import StrictModel
+from toolkit.schema import StrictModel, shortened
 from toolkit.streaming import StreamFacts
 from toolkit.task import Task
 from toolkit.tiling import Tiling
@@ -261,7 +261,7 @@ def _first(error: ValidationError) -> str:
     first, *others = error.errors()
     where = ".".join(str(part) for part in first["loc"])[:80] or "top level"
     more = f", and {len(others)} more" if others else ""
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"
+    return f"{where}: {shortened(first['msg'].removeprefix('Value error, '))}{more}"
 
 
 def provenance(command: str, recipe: Path | None = None, *packages: str) -> Provenance:
