@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.command_line import handheld, refusal
 from tests.conftest import TARGETS
+from tests.fuzz.mutations import reseal
 from toolkit.bundle import read_manifest
 from toolkit.sameness import same_bundle
 
@@ -51,7 +53,13 @@ def test_no_file_holds_a_path_of_this_machine(pair: list[Path]) -> None:
             )
 
 
-def test_difference_is_named(pair: list[Path], exported_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refusal(capsys, 1, "verify", pair[0], "--against", exported_bundle)
+def test_difference_is_named(pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(pair[1], other)
+    (other / "model.onnx").write_bytes(b"other")
+    reseal(other, lambda content: content.update(name="renamed"))
+    line = refusal(capsys, 1, "verify", pair[0], "--against", other)
+    assert "differs from" in line
     assert "model.onnx" in line
-    assert {"model.onnx", "manifest.json: name"} <= {each.what for each in same_bundle(pair[0], exported_bundle)}
+    found = {each.what for each in same_bundle(pair[0], other)}
+    assert found == {"model.onnx", "manifest.json: name", "manifest.json: manifest_sha256"}
