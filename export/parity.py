@@ -18,7 +18,7 @@ from export.targets import Conversion, Session, Target
 from export.trials import CLIP_FRAMES, CLIP_LATENT, Trial, rounding, runner
 from toolkit import metrics
 from toolkit.bundle import TensorInfo
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, HandheldError
 from toolkit.flow_metrics import flow_report
 from toolkit.parity import ROUNDINGS, Execution, InputCheck, Parity, TaskMetric, compare, task_metric
 from toolkit.streaming import StreamFacts
@@ -133,7 +133,9 @@ def _same(own: Sequence[TensorInfo], others: Sequence[TensorInfo]) -> bool:
 def _opened(target: Target, artifact: Path) -> Iterator[Session]:
     try:
         yield target.open(artifact)
-    except (RuntimeError, ValueError, OSError) as error:
+    except HandheldError:
+        raise
+    except Exception as error:  # each runtime has exceptions of its own
         reason = " ".join(str(error).split())[:200]
         raise CheckFailed(f"{artifact}: {target.name} cannot be run here ({reason})") from error
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
+from coremltools.proto import Model_pb2
 
 TRACE = "stack_trace"  # in the key of the metadata in which torch's ONNX exporter puts source paths and lines
 ROOT_KEY, ENTRIES_KEY = "rootModelIdentifier", "itemInfoEntries"
@@ -21,8 +22,10 @@ def settle(path: Path) -> None:
     if path.suffix == ".onnx":
         _settle_onnx(path)
     elif path.suffix == ".mlpackage":
-        for manifest in sorted(path.rglob("Manifest.json")):
+        for manifest in path.rglob("Manifest.json"):
             _settle_package(manifest)
+        for model in path.rglob("*.mlmodel"):
+            _settle_spec(model)
 
 
 def _settle_onnx(path: Path) -> None:
@@ -53,3 +56,10 @@ def _settle_package(manifest: Path) -> None:
     content[ENTRIES_KEY] = dict(sorted(entries.items()))
     content[ROOT_KEY] = names[content[ROOT_KEY]]
     manifest.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _settle_spec(path: Path) -> None:
+    """Protocol buffers leave the order of a map's entries open, and coremltools takes any."""
+    model = Model_pb2.Model()
+    model.ParseFromString(path.read_bytes())
+    path.write_bytes(model.SerializeToString(deterministic=True))

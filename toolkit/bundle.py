@@ -35,7 +35,7 @@ from toolkit.files import atomic_directory, collision, inside, relative_name, sh
 from toolkit.latents import LatentStatistics
 from toolkit.limits import MAX_JSON_BYTES, MAX_VALUES, check_value, parse_json, read_text
 from toolkit.parity import InputCheck, Parity, TaskMetric
-from toolkit.schema import StrictModel
+from toolkit.schema import StrictModel, shortened
 from toolkit.streaming import StreamFacts
 from toolkit.task import Task
 from toolkit.tiling import Tiling
@@ -48,6 +48,7 @@ REFERENCE = "reference.pt2"
 VERSIONED = ("torch", "onnx", "onnxruntime", "onnxscript", "executorch", "coremltools", "diffusers", "numpy")
 ZEROED = "0" * 64
 MOST_NAMED = 5
+PACKAGE_PARTS = "Manifest.json"  # of an `.mlpackage`: where its model and its weights lie below `Data`
 LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers leave these in any folder that they show
 MAX_RANK, MAX_SIZE = 8, 2**31 - 1  # of a tensor: Core ML and ExecuTorch count sizes in 32 bits
 
@@ -218,8 +219,18 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 def artifact_path(bundle: Path, artifact: Artifact) -> Path:
-    """Where an artifact of `bundle` lies; raises `CheckFailed` where that is outside of it."""
-    return inside(bundle, artifact.path)
+    """Where an artifact of `bundle` lies; raises `CheckFailed` where that, or a part of a package, is outside of it."""
+    path = inside(bundle, artifact.path)
+    parts = path / PACKAGE_PARTS
+    if path.suffix == ".mlpackage" and parts.is_file():
+        try:
+            entries = parse_json(read_text(parts, MAX_JSON_BYTES))["itemInfoEntries"].values()
+            names = [f"Data/{entry['path']}" for entry in entries]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckFailed(f"{parts}: no list of a package's parts; export the bundle again") from error
+        for name in names:
+            inside(path, name)
+    return path
 
 
 def changed_files(bundle: Path, manifest: Manifest) -> list[str]:
@@ -274,7 +285,7 @@ def _first(error: ValidationError) -> str:
     first, *others = error.errors()
     where = ".".join(str(part) for part in first["loc"])[:80] or "top level"
     more = f", and {len(others)} more" if others else ""
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"
+    return f"{where}: {shortened(first['msg'].removeprefix('Value error, '))}{more}"
 
 
 def provenance(command: str, recipe: Path | None = None, *packages: str) -> Provenance:

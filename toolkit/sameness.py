@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.bundle import MANIFEST, Manifest, open_bundle
+from toolkit.sbom import SBOM
 from toolkit.schema import StrictModel
 
-#: What says when and where a bundle was made, not what it is. The document of its parts repeats `created`.
-CIRCUMSTANCES = ("provenance.created", "provenance.command", "provenance.machine", "manifest_sha256")
+#: What says when and where a bundle was made, not what it is; the card and the list of parts repeat it.
+CIRCUMSTANCES = (
+    "README.md",
+    SBOM,
+    *(f"{MANIFEST}: {field}" for field in ("provenance.created", "provenance.command", "provenance.machine")),
+    f"{MANIFEST}: manifest_sha256",
+)
 
 
 class Difference(StrictModel):

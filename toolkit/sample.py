@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -50,7 +51,7 @@ def read_arrays(path: Path, expected: dict[str, TensorInfo] | None = None) -> di
         raise CheckFailed(f"{path}: refused: {error}; export the bundle again") from error
     except (zipfile.BadZipFile, ValueError, SyntaxError, TypeError, KeyError, NotImplementedError) as error:
         raise CheckFailed(f"{path}: no whole file of arrays ({error}); export the bundle again") from error
-    except (EOFError, OverflowError, RecursionError, MemoryError) as error:
+    except (EOFError, OverflowError, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise CheckFailed(f"{path}: no whole file of arrays; export the bundle again") from error
 
 

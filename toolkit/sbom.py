@@ -13,7 +13,7 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from toolkit.bundle import Manifest
+from toolkit.bundle import MANIFEST, Manifest
 from toolkit.files import sha256
 
 SBOM = "sbom.spdx.json"
@@ -31,7 +31,7 @@ CLASSIFIED = {  # the classifiers that name one license; those like "BSD License
 def write_sbom(folder: Path, manifest: Manifest) -> None:
     """Write `sbom.spdx.json` into the folder of a bundle that is not sealed yet.
 
-    It lists the artifacts with the hashes of their files, and every distribution that took part in making them:
+    It lists every file that is there with its hashes, and every distribution that took part in making them:
     those that the manifest gives versions of and all that they require, as they are installed here. The same export
     gives the same bytes but for `created`, which is the manifest's.
     """
@@ -41,7 +41,7 @@ def write_sbom(folder: Path, manifest: Manifest) -> None:
 def document(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """The SPDX document of a bundle's folder."""
     tools = [_package(name, found) for name, found in _installed(manifest.provenance.versions)]
-    files = [_file(folder, path) for artifact in manifest.artifacts for path in _files(folder / artifact.path)]
+    files = [_file(folder, path) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SBOM]
     ids = [file["SPDXID"] for file in files]
     relations = [_relation(DOCUMENT, "DESCRIBES", BUNDLE)]
     relations += [_relation(BUNDLE, "CONTAINS", file) for file in ids]
@@ -60,7 +60,12 @@ def document(folder: Path, manifest: Manifest) -> dict[str, Any]:
     bundle = source | {
         "SPDXID": BUNDLE,
         "name": manifest.name,
-        "primaryPackagePurpose": "FILE",
+        "filesAnalyzed": True,
+        "packageVerificationCode": {
+            "packageVerificationCodeValue": _verification_code(files),
+            "packageVerificationCodeExcludedFiles": [f"./{SBOM}", f"./{MANIFEST}"],
+        },
+        "licenseInfoFromFiles": ["NOASSERTION"],
         "comment": "the bundle; its model's license is its makers' to say",
     }
     versions = manifest.provenance.versions
@@ -131,16 +136,12 @@ def _package(name: str, found: Distribution) -> dict[str, Any]:
 def _license(found: Distribution) -> str:
     """A distribution's license as an SPDX expression; NOASSERTION where its metadata has none that is certain."""
     said = found.metadata.get("License-Expression")
-    if said:
+    if said and "LicenseRef-" not in said:  # a license of its own would have to be quoted whole
         return str(said)
     classified = {CLASSIFIED[name] for name in found.metadata.get_all("Classifier") or [] if name in CLASSIFIED}
     if len(classified) == 1:
         return classified.pop()
     return "NOASSERTION"
-
-
-def _files(artifact: Path) -> list[Path]:
-    return [artifact] if artifact.is_file() else sorted(path for path in artifact.rglob("*") if path.is_file())
 
 
 def _file(folder: Path, path: Path) -> dict[str, Any]:
@@ -163,6 +164,12 @@ def _hashes(path: Path) -> list[tuple[str, str]]:
 
 def _sha1() -> Any:
     return hashlib.sha1(usedforsecurity=False)
+
+
+def _verification_code(files: list[dict[str, Any]]) -> str:
+    """Section 7.9 of the specification: SHA-1 over the files' sorted SHA-1s."""
+    hashes = sorted(str(file["checksums"][0]["checksumValue"]) for file in files)
+    return hashlib.sha1("".join(hashes).encode(), usedforsecurity=False).hexdigest()
 
 
 def _relation(element: str, kind: str, related: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from toolkit.errors import UserError
 from toolkit.limits import MAX_JSON_BYTES, MAX_YAML_BYTES, parse_json, parse_yaml, read_text
 
 Model = TypeVar("Model", bound=BaseModel)
+MOST_QUOTED = 400  # characters of a file that a message repeats
 
 
 class StrictModel(BaseModel):
@@ -40,11 +41,17 @@ def validate(model: type[Model], data: Any, source: str) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         first, *others = error.errors()
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
-        reason = first["msg"].removeprefix("Value error, ")
-        given = f", got {first['input']!r}" if isinstance(first["input"], str | int | float | bool | None) else ""
+        where = shortened(".".join(str(part) for part in first["loc"])) or "top level"
+        reason = shortened(first["msg"].removeprefix("Value error, "))
+        is_plain = isinstance(first["input"], str | int | float | bool | None)
+        given = f", got {shortened(repr(first['input']))}" if is_plain else ""
         more = f" ({len(others)} more)" if others else ""
         raise UserError(f"{source}: {where}: {reason}{given}{more}") from error
+
+
+def shortened(text: str) -> str:
+    """A text that others wrote, as a message may quote it."""
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}…"
 
 
 def validate_json(model: type[Model], path: Path) -> Model:

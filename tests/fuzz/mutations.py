@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -54,10 +55,17 @@ STRANGE: list[Any] = [
 ]
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(value: Any) -> list[tuple[Any, ...]]:
     """The ways to every value inside `value`."""
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [here for key, part in pairs for here in ((*path, key), *places(part, (*path, key)))]
+    found: list[tuple[Any, ...]] = []
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), value)]
+    while waiting:
+        path, item = waiting.pop()
+        pairs = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
+        below = [((*path, key), part) for key, part in pairs]
+        found += [here for here, _ in below]
+        waiting += below
+    return found
 
 
 def mutate(value: Any, dice: random.Random) -> Any:
@@ -109,7 +117,7 @@ def spoil(content: bytes, dice: random.Random) -> bytes:
         start = dice.randrange(len(data))
         data[start : start + 64] = bytes(len(data[start : start + 64]))
     elif kind == "double":
-        data += data
+        data += bytes(data)
     elif kind == "empty":
         data = bytearray()
     else:
@@ -178,9 +186,8 @@ def spoil_archive(bundle: Path, dice: random.Random, name: str) -> str:
 
 def spoil_folder(bundle: Path, dice: random.Random, outside: Path) -> str:
     """Links, strange files, files that are gone or in each other's place."""
-    kind = dice.choice(
-        ["link", "folder link", "loop", "extra", "extra in package", "gone", "swapped", "pipe", "folder"]
-    )
+    links, others = ["link", "folder link", "loop"], ["extra", "extra in package", "gone", "swapped", "pipe", "folder"]
+    kind = dice.choice([*links, *others])
     if kind == "link":
         (bundle / "model.onnx").unlink()
         (bundle / "model.onnx").symlink_to(outside / "marker")
@@ -210,9 +217,10 @@ def spoil_folder(bundle: Path, dice: random.Random, outside: Path) -> str:
 
 def spoil_recipe(recipe: dict[str, Any], dice: random.Random) -> bytes:
     """A recipe of other content or other bytes, or a YAML text that is made to hurt."""
+    letters = "abcdefghijklmn"
+    tower = [f"{low}: &{low} [{', '.join([f'*{high}'] * 7)}]" for high, low in itertools.pairwise(letters)]
     bombs = [
-        b"a: &a [x,x,x,x,x,x,x,x,x]\n"
-        + b"".join(b"%c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n" % ((n, n) + (n - 1,) * 7) for n in range(98, 112)),
+        "\n".join(["a: &a [x, x, x, x, x, x, x]", *tower]).encode(),
         b"name: &n [*n]\n",
         b"[" * 5000,
         b"{a: " * 3000,
@@ -233,5 +241,7 @@ def spoil_recipe(recipe: dict[str, Any], dice: random.Random) -> bytes:
     changed = mutate(recipe, dice)
     try:
         return yaml.safe_dump(changed).encode("utf-8", "surrogatepass")
+    except RecursionError:
+        return b"name: " + b"[" * 900 + b"]" * 900
     except (yaml.YAMLError, ValueError):  # no number of 4000 digits in YAML
         return b"steps: " + b"1" * 4000

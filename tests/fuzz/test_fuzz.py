@@ -24,16 +24,8 @@ MOST_SECONDS = 120
 PTE = "model.pte"
 MLMODEL = "model.mlpackage/Data/com.apple.CoreML/model.mlmodel"
 #: How many seeds of each kind. ExecuTorch's and the profiler's run in processes of their own, which takes seconds.
-COUNTS = {
-    "manifest": 190,
-    "artifact": 60,
-    "archive": 70,
-    "folder": 40,
-    "recipe": 100,
-    "records": 30,
-    "crash": 6,
-    "profile": 4,
-}
+COUNTS = {"manifest": 190, "artifact": 60, "archive": 70, "folder": 40, "recipe": 100, "records": 30}
+COUNTS |= {"crash": 6, "profile": 4}
 CASES = [(kind, seed) for kind, count in COUNTS.items() for seed in range(count)]
 
 
@@ -110,17 +102,8 @@ def quick(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
 def profile(tmp_path_factory: pytest.TempPathFactory, quick: Path) -> dict[str, Any]:
     """Profile records of the quick bundle, as `--json` writes them."""
     folder = tmp_path_factory.mktemp("profile")
-    words = [
-        "--iterations",
-        "1",
-        "--repeats",
-        "1",
-        "--store",
-        f"sqlite:///{folder / 'p.db'}",
-        "--json",
-        folder / "p.json",
-    ]
-    assert handheld("profile", quick, *words) == 0
+    words = ["--iterations", "1", "--repeats", "1", "--store", f"sqlite:///{folder / 'p.db'}"]
+    assert handheld("profile", quick, *words, "--json", folder / "p.json") == 0
     found: dict[str, Any] = json.loads((folder / "p.json").read_bytes())
     return found
 

@@ -19,6 +19,7 @@ from toolkit.bundle import (
     Manifest,
     Model,
     TensorInfo,
+    artifact_path,
     changed_files,
     new_bundle,
     open_bundle,
@@ -294,3 +295,76 @@ def test_provenance_names_command_tools_and_the_recipes_hash(tmp_path: Path) -> 
     assert {"python", "torch", "onnx", "onnxruntime", "executorch", "coremltools", "numpy"} <= set(origin.versions)
     assert provenance("handheld export run").recipe_sha256 is None
     assert provenance("handheld export run", tmp_path / "absent.yaml").recipe_sha256 is None
+
+
+ESCAPES = [
+    "/etc/passwd",
+    "../x",
+    "a/../../x",
+    "a\\b",
+    "C:x",
+    "a//b",
+    "./a",
+    "a/",
+    "nul\0",
+    "a\u202eb",
+    "a.",
+    "x" * 2000,
+    "",
+]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_path_that_is_not_plain_is_refused_though_its_hash_fits(bundle: Path, name: str) -> None:
+    rewrite(bundle, lambda content: content["artifacts"][0].update(path=name))
+    with pytest.raises((UserError, CheckFailed), match=r"manifest\.json: "):
+        read_manifest(bundle)
+    rewrite(bundle, lambda content: content["artifacts"][0].update(path="model.onnx"))
+    rewrite(bundle, lambda content: content["files"].update({name: content["files"]["model.onnx"]}))
+    with pytest.raises((UserError, CheckFailed), match=r"manifest\.json: "):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize("name", ["MODEL.onnx", "Model.mlpackage/x", "model.onnx/x", "Manifest.json"])
+def test_names_that_are_one_file_on_some_systems_are_refused(bundle: Path, name: str) -> None:
+    rewrite(bundle, lambda content: content["files"].update({name: content["files"]["model.onnx"]}))
+    with pytest.raises(UserError, match="one and the same on some systems"):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.mlpackage"])
+def test_link_is_refused_though_the_hashes_fit(bundle: Path, name: str) -> None:
+    (bundle / name).rename(bundle.parent / "outside")
+    (bundle / name).symlink_to(bundle.parent / "outside")
+    with pytest.raises(CheckFailed, match="a link, or not in the bundle's manifest"):
+        open_bundle(bundle)
+    with pytest.raises(CheckFailed, match="leads out of"):
+        artifact_path(bundle, next(a for a in read_manifest(bundle).artifacts if a.path == name))
+
+
+@pytest.mark.parametrize("name", ["run.sh", "model.mlpackage/Data/extra.bin"])
+def test_file_that_the_manifest_does_not_name_is_refused(bundle: Path, name: str) -> None:
+    (bundle / name).write_text("extra")
+    with pytest.raises(CheckFailed, match=name):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._model.onnx", "model.mlpackage/.DS_Store"])
+def test_what_file_managers_leave_is_overlooked(bundle: Path, name: str) -> None:
+    (bundle / name).write_text("litter")
+    assert open_bundle(bundle).name == "tiny"
+
+
+def test_package_whose_parts_lie_outside_is_refused(bundle: Path) -> None:
+    parts = {"itemInfoEntries": {"x": {"path": "../../../outside"}}}
+    (bundle / "model.mlpackage" / "Manifest.json").write_text(json.dumps(parts))
+    with pytest.raises(CheckFailed, match="no plain relative path"):
+        artifact_path(bundle, read_manifest(bundle).artifact("coreml-fp16"))
+
+
+def test_created_is_the_moment_that_source_date_epoch_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    assert provenance("handheld export").created == "1970-01-01T00:00:00+00:00"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(UserError, match="SOURCE_DATE_EPOCH=yesterday: expected whole seconds"):
+        provenance("handheld export")

@@ -31,7 +31,7 @@ def export(
     run: Annotated[Path | None, typer.Argument(help="A run directory, or asset:NAME for an embedded one.")] = None,
     module: Annotated[
         str | None,
-        typer.Option(help="PKG.MOD:FACTORY instead of a run; the factory returns (module, example inputs)."),
+        typer.Option(help="PKG.MOD:FACTORY instead of a run, which returns (module, example inputs). Runs its code."),
     ] = None,
     student: Annotated[
         str | None,

@@ -29,7 +29,7 @@ def inspect(
         typer.Argument(help="A run directory (asset:NAME for an embedded one) or a bundle.", metavar="[RUN|BUNDLE]"),
     ] = None,
     module: Annotated[
-        str | None, typer.Option(help="PKG.MOD:FACTORY; the factory returns (module, example inputs).")
+        str | None, typer.Option(help="PKG.MOD:FACTORY, which returns (module, example inputs). Runs its code.")
     ] = None,
     targets: Annotated[
         list[str] | None, typer.Option("--target", help="A named preset; may be given several times (default: all).")

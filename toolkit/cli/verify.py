@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from toolkit.cli.export import print_parities
 from toolkit.cli.output import console, print_json, print_table
@@ -16,9 +17,15 @@ from toolkit.parity import InputCheck
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle.")],
     deep: Annotated[bool, typer.Option("--deep", help="Also on further real inputs and on adversarial ones.")] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Another bundle: run nothing, and say which files and fields differ.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a bundle: no file changed, and every artifact still equals PyTorch."""
+    if against is not None:
+        _compare(bundle, against, as_json)
+        return
     import export
     from toolkit.bundle import read_manifest
 
@@ -76,8 +83,26 @@ def _raise_on_failure(bundle: Path, failed: list[str], checks: dict[str, list[In
         if worst is not None and target not in failed:
             raise CheckFailed(f"{bundle}: {target}: {worst}")
     if failed:
-        found_out = "; ".join(f"{target}: {line}" for target, line in export.culprits(bundle, failed).items())
+        main = [target for target in failed if " " not in target]  # no further size
+        found_out = "".join(f"; {target}: {line}" for target, line in export.culprits(bundle, main).items())
         raise CheckFailed(
             f"{bundle}: {', '.join(failed)} differ from PyTorch with this machine's runtimes; compare their versions "
-            f"with those in {bundle / 'manifest.json'}, or export the bundle again; {found_out}"
+            f"with those in {bundle / 'manifest.json'}, or export the bundle again{found_out}"
         )
+
+
+def _compare(bundle: Path, other: Path, as_json: bool) -> None:
+    from toolkit.sameness import CIRCUMSTANCES, same_bundle
+
+    found = same_bundle(bundle, other)
+    if as_json:
+        print_json([difference.model_dump() for difference in found])
+    elif found:
+        rows = [[escape(each.what), escape(each.first[:40]), escape(each.second[:40])] for each in found]
+        print_table("differences", ["what", "first", "second"], rows, words=3)
+    weighty = [each.what for each in found if each.what not in CIRCUMSTANCES]
+    if weighty:
+        more = f" and {len(weighty) - 5} more" if len(weighty) > 5 else ""
+        raise CheckFailed(f"{bundle}: differs from {other} in {', '.join(weighty[:5])}{more}")
+    if not as_json:
+        console.print(f"{bundle} and {other}: " + ("the same model and files" if found else "the same, byte for byte"))
