@@ -17,7 +17,7 @@ import devices
 import export
 from export import parity, targets
 from export.sources import Source, fit, from_run
-from export.targets import Session, Target
+from export.targets import Conversion, Session, Target, Written
 from tests.conftest import LATENT_MEAN, LATENT_STD, TARGETS, Apply
 from toolkit import students
 from toolkit.bundle import read_manifest
@@ -270,3 +270,72 @@ def test_a_model_whose_rounding_is_too_large_to_prove_anything_is_refused_with_t
     source = Source("chaotic", chaotic, (torch.rand(1, 3, 4, 6, 8),), "module", "Apply")
     with pytest.raises(CheckFailed, match="rounding alone changes"):
         export.export(source, ["onnx-fp32"], tmp_path / "bundle")
+
+
+def convert_sizes(conversion: Conversion, path: Path) -> Written:
+    """A folder with a program a size."""
+    path.mkdir()
+    for name, program in {"main": conversion.program, **conversion.sizes}.items():
+        torch.export.save(program, path / f"{name}.pt2")
+    return Written(max_rank=4, operators={})
+
+
+def open_one(path: Path, name: str) -> Session:
+    module = torch.export.load(path / f"{name}.pt2").module()
+    return Session(lambda inputs: [module(*map(torch.from_numpy, inputs)).numpy()], "executed", "torch")
+
+
+@pytest.fixture
+def sized(monkeypatch: pytest.MonkeyPatch) -> Target:
+    """A target whose artifacts hold several sizes."""
+    targets.all_targets()
+    target = Target(
+        "sized-fp32", "sized", targets.FP32, convert_sizes, lambda path: open_one(path, "main"), open_size=open_one
+    )
+    monkeypatch.setitem(targets._TARGETS, target.name, target)
+    return target
+
+
+def conv_source() -> Source:
+    torch.manual_seed(0)
+    inputs = (torch.randn(1, 3, 2, 6, 8),)
+    return Source("conv", nn.Conv3d(3, 4, 3, padding=1), inputs, "module", "Conv3d", ("video",), ())
+
+
+def test_an_artifact_of_several_sizes_is_proved_at_each(sized: Target, tmp_path: Path) -> None:
+    shapes = [(2, 6, 8), (1, 4, 4), (3, 5, 6)]
+    bundle = tmp_path / "bundle"
+    (artifact,) = export.export(conv_source(), [sized.name], bundle, shapes=shapes).artifacts
+    assert artifact.inputs[0].shape == (2, 3, 6, 8)
+    assert [size.name for size in artifact.sizes] == ["size_1x4x4", "size_3x5x6"]
+    assert [size.inputs[0].shape for size in artifact.sizes] == [(1, 3, 4, 4), (3, 3, 5, 6)]
+    assert all(size.parity.passed for size in artifact.sizes)
+    results = export.verify(bundle)
+    assert list(results) == ["sized-fp32", "sized-fp32 size_1x4x4", "sized-fp32 size_3x5x6"]
+    assert all(parity.passed for parity in results.values())
+    assert "samples/size_1x4x4.npz" in read_manifest(bundle).files
+
+
+def test_a_size_that_computes_something_else_fails_the_export(
+    sized: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(path: Path, name: str) -> Session:
+        session = open_one(path, name)
+        return replace(session, call=lambda inputs: [output + 0.01 for output in session.call(inputs)])
+
+    monkeypatch.setitem(targets._TARGETS, sized.name, replace(sized, open_size=off))
+    with pytest.raises(CheckFailed, match="sized-fp32 size_1x4x4: FAIL"):
+        export.export(conv_source(), [sized.name], tmp_path / "bundle", shapes=[(2, 6, 8), (1, 4, 4)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_sizes_are_refused_before_any_work_where_a_target_holds_one(sized: Target, tmp_path: Path) -> None:
+    wanted = [sized.name, "onnx-fp32"]
+    with pytest.raises(UserError, match=r"^onnx-fp32: holds one size; .*targets that hold several: .*sized-fp32"):
+        export.export(conv_source(), wanted, tmp_path / "bundle", shapes=[(2, 6, 8), (1, 4, 4)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_that_is_named_twice_is_refused(sized: Target, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--shape 2x6x8: given twice"):
+        export.export(conv_source(), [sized.name], tmp_path / "bundle", shapes=[(2, 6, 8), (2, 6, 8)])
