@@ -76,6 +76,7 @@ def most_bytes() -> int:
 def key(target: Target, material: Material) -> str:
     """The name of the entry that holds what `target` makes of the material."""
     whole = [_surroundings(), repr((target.name, target.file_name, target.tolerance, target.keeps_states))]
+    whole.append(repr(material.budget_db))
     whole += [f"{name} {_call_digest(material, name)}" for name in material.calls]
     return hashlib.sha256("\n".join(whole).encode()).hexdigest()
 

@@ -152,7 +152,7 @@ def write(
             compute_precision=_precision(form),
             minimum_deployment_target=form.deployment,
             skip_model_load=True,
-            pass_pipeline=_passes(form),
+            pass_pipeline=pass_pipeline(form),
             **options,
         )
         shutil.rmtree(path, ignore_errors=True)
@@ -193,7 +193,7 @@ def _precision(form: Form) -> Any:
     return coremltools.transform.FP16ComputePrecision(op_selector=lambda operation: not is_wide(operation))
 
 
-def _passes(form: Form) -> coremltools.PassPipeline:
+def pass_pipeline(form: Form) -> coremltools.PassPipeline:
     """coremltools' own passes, without those in which its version 9.0 fails, and with the compression of weights."""
     passes = coremltools.PassPipeline.DEFAULT
     # a linear of one output and a number added to it: "tuple index out of range"

@@ -23,11 +23,13 @@ SECONDS_BETWEEN_LOOKS = 0.1
 
 @dataclass(frozen=True)
 class Material:
-    """The main call, the same model's calls of other sizes by name, and figures of the graph."""
+    """The main call, the same model's calls of other sizes by name, and figures of the graph; with a budget in dB, what
+    artifacts of lower precision are to reach by layers that keep the higher one."""
 
     call: Call
     estimates: dict[str, int]
     sizes: Mapping[str, Call] = field(default_factory=dict)
+    budget_db: float | None = None
 
     @property
     def calls(self) -> dict[str, Call]:
@@ -53,7 +55,7 @@ def weights(program: ExportedProgram) -> list[tuple[str, torch.Tensor]]:
 
 def write(folder: Path, material: Material) -> None:
     """Write the material into `folder`, without PyTorch's own programs: those come with `write_references`."""
-    (folder / REST).write_bytes(pickle.dumps((list(material.sizes), material.estimates)))
+    (folder / REST).write_bytes(pickle.dumps((list(material.sizes), material.estimates, material.budget_db)))
     for name, call in material.calls.items():
         place = folder / name
         place.mkdir()
@@ -71,8 +73,10 @@ def write_references(folder: Path, material: Material) -> None:
 
 def read(folder: Path) -> Material:
     """The material that `write` left in `folder`."""
-    sizes, estimates = pickle.loads((folder / REST).read_bytes())
-    return Material(_read_call(folder / MAIN), estimates, {name: _read_call(folder / name) for name in sizes})
+    sizes, estimates, budget_db = pickle.loads((folder / REST).read_bytes())
+    return Material(
+        _read_call(folder / MAIN), estimates, {name: _read_call(folder / name) for name in sizes}, budget_db
+    )
 
 
 def _read_call(place: Path) -> Call:

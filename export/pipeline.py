@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from export import cache, facts, isolation, parity, reproducible, workers
+from export.budget import is_budgeted, within_budget
 from export.calls import Call, clip_call, stream_call
 from export.handover import Material
 from export.lowering.lower import max_rank
@@ -55,6 +56,7 @@ def export(
     tiling: bool = False,
     jobs: int | None = None,
     use_cache: bool = True,
+    budget_db: float | None = None,
     sdk: bool = False,
     command: str = "",
 ) -> Manifest:
@@ -66,18 +68,21 @@ def export(
     of longer clips and larger pictures must overlap, which takes minutes for large models.
     `jobs` is how many targets are made at once, by default as many as cores and memory allow; `use_cache`, whether
     artifacts that were made before are taken from there.
+    With a budget, the fewest layers of each artifact of lower precision keep the higher one that bring it to a PSNR of
+    `budget_db`, measured on all real inputs, which takes many conversions.
     With `sdk` it also holds a Swift package and a Kotlin module for apps, as far as the targets fit them.
     Raises `UserError` on unknown targets, on several shapes for a target that holds one, and on models that cannot be
     lowered or streamed, `CheckFailed` where an artifact differs from PyTorch.
     """
     chosen = _chosen(targets, several=len(shapes) > 1)
+    _check_budget(budget_db, chosen)
     if sdk:
         require_side([target.name for target in chosen], all_targets())
     with new_bundle(output) as folder, track("export", len(chosen) + 2) as progress, torch.no_grad():
         # 1. One lowered graph for all targets, proved equal to the module, with a real input and PyTorch's answer;
         #    and one more for every further size.
         progress.update(0, "lowering")
-        material = _lowered(source, mode, list(shapes) or [shape], tiling)
+        material = replace(_lowered(source, mode, list(shapes) or [shape], tiling), budget_db=budget_db)
         # 2. Each artifact: written, read back, compared, or taken from the cache; several at once.
         artifacts = make_all(chosen, folder, material, progress, jobs, use_cache)
         # 3. What any device needs to check itself, the card, and the manifest over all of it.
@@ -152,12 +157,14 @@ def make_all(
 def write_artifact(target: Target, folder: Path, material: Material) -> Artifact:
     """Convert, check the rank, check parity at every size; raises `CheckFailed` where one does not hold."""
     call, path = material.call, folder / target.file_name
-    written = _convert(target, material, path)
+    mixed = within_budget(target, material)
+    wide = frozenset() if mixed is None else mixed.wide
+    written = _convert(target, material, path, wide)
     rank = max(written.max_rank, *(max_rank(each.program) for each in material.calls.values()))
     if rank > MAX_RANK:
         raise CheckFailed(f"{target.name}: a tensor of rank {rank} is left in the artifact")
     inputs, outputs, _ = _spoken(target, call)
-    proof = _proved(target, path, call)
+    proof = _proved(target, path, call, wide)
     return Artifact(
         target=target.name,
         mode="clip" if call.stream is None else "stream",
@@ -174,6 +181,7 @@ def write_artifact(target: Target, folder: Path, material: Material) -> Artifact
         task_metric=proof.task_metric,
         graph=GraphFacts.model_validate(asdict(written) | material.estimates),
         sizes=[_size(target, path, name, each) for name, each in material.sizes.items()],
+        mixed_precision=mixed,
     )
 
 
@@ -188,6 +196,12 @@ def _chosen(names: Sequence[str], several: bool) -> list[Target]:
         hint = f"; targets that hold several: {', '.join(sorted(able))}" if able else ""
         raise UserError(f"{', '.join(single)}: holds one size; give --shape once, or export each size by itself{hint}")
     return chosen
+
+
+def _check_budget(budget_db: float | None, targets: Sequence[Target]) -> None:
+    if budget_db is not None and not any(is_budgeted(target) for target in targets):
+        named = ", ".join(target.name for target in targets)
+        raise UserError(f"{named}: no lower precision that a budget could bound; leave out --budget, or add a target")
 
 
 def _lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None], tiling: bool) -> Material:
@@ -216,10 +230,10 @@ def _size(target: Target, path: Path, name: str, call: Call) -> ArtifactSize:
     return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=found)
 
 
-def _proved(target: Target, path: Path, call: Call) -> parity.Proof:
+def _proved(target: Target, path: Path, call: Call, wide: frozenset[str] = frozenset()) -> parity.Proof:
     """How the artifact did on the call's inputs; raises `CheckFailed` where one does not hold."""
     inputs, outputs, further = _spoken(target, call)
-    return parity.check_deeply(target, path, replace(call, sample=call.sample | further), inputs, outputs)
+    return parity.check_deeply(target, path, replace(call, sample=call.sample | further), inputs, outputs, wide)
 
 
 def _spoken(target: Target, call: Call) -> tuple[list[TensorInfo], list[TensorInfo], dict[str, np.ndarray]]:
@@ -253,11 +267,11 @@ def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manife
     )
 
 
-def _convert(target: Target, material: Material, path: Path) -> Written:
+def _convert(target: Target, material: Material, path: Path, wide: frozenset[str]) -> Written:
     """Write one artifact. Converters are other people's code and raise what they like; a full disk stays one."""
     try:
         call, sizes = material.call, {name: call.program for name, call in material.sizes.items()}
-        written = target.convert(Conversion(call.program, call.names, call.calibration, sizes=sizes), path)
+        written = target.convert(Conversion(call.program, call.names, call.calibration, wide, sizes), path)
         reproducible.settle(path)
         return written
     except (HandheldError, OSError):

@@ -34,7 +34,7 @@ from toolkit.evaluation import AnyEvaluation
 from toolkit.files import atomic_directory, collision, inside, relative_name, sha256, size_bytes
 from toolkit.latents import LatentStatistics
 from toolkit.limits import MAX_JSON_BYTES, MAX_VALUES, check_value, parse_json, read_text
-from toolkit.parity import InputCheck, Parity, TaskMetric
+from toolkit.parity import InputCheck, MixedPrecision, Parity, TaskMetric
 from toolkit.schema import StrictModel, shortened
 from toolkit.streaming import StreamFacts
 from toolkit.task import Task
@@ -83,7 +83,7 @@ class GraphFacts(StrictModel):
 class ArtifactSize(StrictModel):
     """A further size that an artifact holds beside its main one: a function or method called `name`."""
 
-    name: str
+    name: Identifier
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
     parity: Parity
@@ -107,6 +107,7 @@ class Artifact(StrictModel):
     task_metric: TaskMetric | None = None
     graph: GraphFacts
     sizes: list[ArtifactSize] = []
+    mixed_precision: MixedPrecision | None = None
 
 
 class Model(StrictModel):

@@ -171,3 +171,34 @@ def _psnr(actual: np.ndarray, expected: np.ndarray) -> float:
     if error == 0:
         return math.inf
     return 10 * math.log10(peak * peak / error) if peak > 0 else -math.inf
+
+
+class LayerPrecision(StrictModel):
+    """A layer of an artifact of two precisions: whether it kept the higher one.
+
+    `alone_db` is the PSNR of the model with this layer alone reduced, estimated in PyTorch; None where nothing changes.
+    """
+
+    layer: str
+    node: str
+    operator: str
+    alone_db: float | None
+    kept: bool
+
+
+class MixedPrecision(StrictModel):
+    """The fewest layers that were kept for the artifact to meet a budget, and how it was found.
+
+    `reached_db` is the least PSNR of the artifact over all real inputs, by the runtime that its parity names; None
+    where it is exact. `conversions` were made and measured on the way. Layers come most sensitive first.
+    """
+
+    budget_db: float
+    reached_db: float | None
+    conversions: int
+    layers: list[LayerPrecision]
+
+    @property
+    def wide(self) -> frozenset[str]:
+        """Nodes that kept the higher precision."""
+        return frozenset(layer.node for layer in self.layers if layer.kept)

@@ -22,7 +22,8 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from export.coreml import _passes
+from export.coreml import HALF
+from export.coreml_write import pass_pipeline
 from export.lowering.packed import MAX_RANK
 from export.planning.registry import Outside, Plan, Stopped, once, plans
 from export.planning.rules import REFUSED, Rule, load_rules
@@ -106,7 +107,7 @@ def ml_program(program: ExportedProgram) -> tuple[Program, dict[str, Node]]:
             outputs=[coremltools.TensorType(name=f"output_{n}", dtype=np.float32) for n in range(count)],
             compute_precision=coremltools.precision.FLOAT16,
             minimum_deployment_target=coremltools.target.iOS17,
-            pass_pipeline=_passes(),
+            pass_pipeline=pass_pipeline(HALF),
         )
     assert isinstance(converted, Program)
     return converted, nodes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -66,6 +67,10 @@ def export(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Make every artifact anew, and keep none for the next time.")
     ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="psnr=DB: keep the fewest layers at higher precision with which artifacts reach so many dB."),
+    ] = None,
     sdk: Annotated[
         bool, typer.Option("--sdk", help="Also write a Swift package and a Kotlin module for apps into the bundle.")
     ] = False,
@@ -86,6 +91,7 @@ def export(
         tiling=tiling,
         jobs=jobs,
         use_cache=not no_cache,
+        budget_db=_parse_budget(budget),
         sdk=sdk,
         command=command_line(),
     )
@@ -93,6 +99,7 @@ def export(
         print_json(manifest.model_dump(mode="json"))
         return
     print_artifacts(manifest)
+    print_mixed(manifest)
     console.print(f"bundle: {bundle}")
 
 
@@ -157,6 +164,29 @@ def print_artifacts(manifest: Manifest) -> None:
     print_parities(manifest.name, manifest, parities)
 
 
+def print_mixed(manifest: Manifest) -> None:
+    """For each artifact of two precisions, the layers that kept the higher one, and how sensitive they are."""
+    for artifact in manifest.artifacts:
+        mixed = artifact.mixed_precision
+        if mixed is None:
+            continue
+        kept = [layer for layer in mixed.layers if layer.kept]
+        reached = "exact" if mixed.reached_db is None else f"{mixed.reached_db:.1f} dB"
+        title = f"{artifact.target}: {len(kept)} of {len(mixed.layers)} layers kept for {mixed.budget_db:g} dB"
+        rows = [
+            [layer.layer, layer.operator, "–" if layer.alone_db is None else f"{layer.alone_db:.1f}"] for layer in kept
+        ]
+        if rows:
+            print_table(
+                title, ["kept at higher precision", "operator", "dB if reduced alone (estimated)"], rows, words=2
+            )
+        else:
+            console.print(f"{title}: it reaches it without", highlight=False)
+        console.print(
+            f"reached over all real inputs: {reached}, after {mixed.conversions} conversions", highlight=False
+        )
+
+
 def print_parities(title: str, manifest: Manifest, parities: Mapping[str, Parity]) -> None:
     """One row a target and a further size of it; `parities` may be those of the manifest or `export.verify`'s."""
     columns = ["target", "MB", "max rank", "delegated", "parity", "max |Δ|/scale", "PSNR dB", "tolerance", "how"]
@@ -178,6 +208,19 @@ def print_parities(title: str, manifest: Manifest, parities: Mapping[str, Parity
             ]
         )
     print_table(title, columns, rows)
+
+
+def _parse_budget(text: str | None) -> float | None:
+    if text is None:
+        return None
+    name, equals, figure = text.partition("=")
+    try:
+        found = float(figure)
+    except ValueError:
+        found = math.nan
+    if name != "psnr" or not equals or not 0 < found < math.inf:
+        raise UserError(f"--budget {text}: expected psnr=DB, such as psnr=40")
+    return found
 
 
 def _parse_shape(text: str) -> tuple[int, ...]:
