@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
@@ -21,6 +22,8 @@ from torch.export import ExportedProgram
 from export.targets import FP32, Conversion, Session, Target, Written, add_target
 
 OPSET = 18  # what torch's exporter writes without a version conversion
+#: Names of inputs and outputs, and the model, of programs that are still in use.
+_MODELS: WeakKeyDictionary[ExportedProgram, tuple[list[str], onnx.ModelProto]] = WeakKeyDictionary()
 
 
 def convert(conversion: Conversion, path: Path) -> Written:
@@ -29,7 +32,20 @@ def convert(conversion: Conversion, path: Path) -> Written:
 
 
 def model_of(conversion: Conversion) -> onnx.ModelProto:
-    """The program in fp32. A node is called after the program's node that it was made for: `conv2d_3/Conv`."""
+    """The program in fp32. A node is called after the program's node that it was made for: `conv2d_3/Conv`.
+
+    A program is exported once, however many targets start from it. The model is the caller's own.
+    """
+    names, known = _MODELS.get(conversion.program, ([], None))
+    if known is None or names != conversion.names:
+        known = _exported(conversion)
+        _MODELS[conversion.program] = (conversion.names, known)
+    model = onnx.ModelProto()
+    model.CopyFrom(known)
+    return model
+
+
+def _exported(conversion: Conversion) -> onnx.ModelProto:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), _epsilons_kept():
         warnings.simplefilter("ignore")
@@ -79,7 +95,9 @@ def read(model: onnx.ModelProto) -> Written:
 
 def load(path: Path) -> Session:
     """A session of ONNX Runtime on the CPU."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit sums overflow on x86 without VNNI
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
 
     def call(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -121,7 +121,7 @@ def feeds(conversion: Conversion) -> list[dict[str, np.ndarray]]:
     return [dict(zip(conversion.names, inputs, strict=False)) for inputs in conversion.calibration]
 
 
-class Inputs(CalibrationDataReader):
+class Inputs(CalibrationDataReader):  # type: ignore[misc]
     """The real inputs, one call after the other; the calibrator keeps only ranges of each."""
 
     def __init__(self, conversion: Conversion) -> None:

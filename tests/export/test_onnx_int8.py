@@ -84,7 +84,7 @@ def test_weights_have_a_scale_for_each_output_channel(tmp_path: Path) -> None:
     with torch.no_grad():
         network[0].weight[0] *= 1000
         network[1].weight[:, 0] /= 1000
-    parity, _ = converted(network, [torch.randn(1, 3, 8, 8)], tmp_path / "model.onnx", wide=["conv2d_1"])
+    _parity, _ = converted(network, [torch.randn(1, 3, 8, 8)], tmp_path / "model.onnx", wide=["conv2d_1"])
     model = onnx.load(tmp_path / "model.onnx")
     sizes = {tuple(t.dims) for t in model.graph.initializer if t.name.endswith("weight_scale")}
     assert sizes == {(8,)}
@@ -95,10 +95,13 @@ def test_wide_nodes_stay_fp32(tmp_path: Path) -> None:
     reduced, _ = converted(Layers(), x, tmp_path / "all.onnx")
     kept, model = converted(Layers(), x, tmp_path / "kept.onnx", wide=["conv2d_1", "linear"])
     assert quantized(model) == ["conv2d", "linear_1"]
-    assert kept.psnr_db is not None and reduced.psnr_db is not None and kept.psnr_db > reduced.psnr_db
+    assert kept.psnr_db is not None
+    assert reduced.psnr_db is not None
+    assert kept.psnr_db > reduced.psnr_db
     whole, model = converted(Layers(), x, tmp_path / "whole.onnx", wide=["conv2d", "conv2d_1", "linear", "linear_1"])
     assert quantized(model) == []
-    assert whole.share is not None and whole.share < 1e-5
+    assert whole.share is not None
+    assert whole.share < 1e-5
 
 
 class Warped(nn.Module):

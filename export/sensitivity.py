@@ -1,0 +1,268 @@
+"""Which layers a lower precision hurts most, and the fewest that must keep the higher one to meet a budget.
+
+`rank` estimates: one layer at a time is reduced in PyTorch, the rest stays fp32. `fewest_wide` measures: it converts,
+opens and runs the artifact itself.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from export.lowering.refusal import SKIPPED, WHOLE, layer
+from export.reductions import Reduction, is_reducible, reduction_of
+from export.targets import Conversion, Target
+from toolkit.errors import CheckFailed, UserError
+from toolkit.parity import Execution, Tolerance, compare
+from toolkit.progress import track
+
+#: Conversions that go into giving single layers back once enough are kept.
+GIVE_BACK = 8
+#: Real inputs that the estimate is made on; the measurement takes all.
+ESTIMATED_ON = 2
+#: Back ends that keep a convolution with one weight everywhere (a norm's mean over channels) exact by themselves.
+KEEP_MEANS = ("onnx", "ort")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer and what reducing it alone costs: estimated PSNR in dB of the model's worst output, inf where nothing.
+
+    `node` is its name in the program, `name` the path of its module in the model as far as that is known.
+    """
+
+    name: str
+    node: str
+    operator: str
+    psnr_db: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One conversion: the nodes that it kept, and the least PSNR in dB on all real inputs; None where it was refused."""
+
+    kept: frozenset[str]
+    psnr_db: float | None
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """The outcome: all layers, most sensitive first, those of them that are kept, and every measurement on the way."""
+
+    target: str
+    budget_db: float
+    psnr_db: float
+    wide: frozenset[str]
+    layers: list[Layer]
+    steps: list[Step]
+
+    @property
+    def rows(self) -> list[tuple[Layer, bool]]:
+        """Each layer, and whether it is kept."""
+        return [(found, found.node in self.wide) for found in self.layers]
+
+
+def rank(conversion: Conversion, target: str) -> list[Layer]:
+    """The program's layers by how much reducing each one alone hurts, the most sensitive first.
+
+    How they are reduced is up to the last word of `target` (`reduction_of`). The program runs once on each of the
+    first real inputs, and from every layer on once more. Raises `UserError` where the target reduces nothing, and
+    `CheckFailed` where there are no real inputs.
+    """
+    reduction = reduction_of(target)
+    if not conversion.calibration:
+        raise CheckFailed(f"{target}: there are no real inputs to judge layers by; give at least one example")
+    means = target.split("-")[0] not in KEEP_MEANS
+    worst: dict[str, float] = {}
+    with torch.no_grad():
+        walk = _Walk(conversion.program, means)
+        inputs = conversion.calibration[:ESTIMATED_ON]
+        with track("sensitivity", len(inputs) * len(walk.layers)) as progress:
+            for number, arrays in enumerate(inputs):
+                for done, (name, psnr) in enumerate(walk.hurt(arrays, reduction)):
+                    worst[name] = min(psnr, worst.get(name, math.inf))
+                    progress.update(number * len(walk.layers) + done + 1, name)
+    found = [Layer(walk.path(node), node.name, str(node.target), worst[node.name]) for node in walk.layers]
+    return sorted(found, key=lambda one: one.psnr_db)
+
+
+def fewest_wide(conversion: Conversion, target: Target, budget_db: float, folder: Path) -> Budgeted:
+    """The fewest layers that keep the higher precision for the artifact to reach `budget_db` on all real inputs.
+
+    PSNR is measured against the program in fp32. The shortest prefix of `rank` that does is found by halving; then
+    layers are given back one at a time, the least sensitive first, for at most `GIVE_BACK` conversions. `folder` is
+    for artifacts on the way, which are removed. Raises `CheckFailed` where not even the model with all layers kept
+    reaches the budget, and `UserError` on targets that have one precision or keep their states.
+    """
+    if target.keeps_states:
+        raise UserError(f"{target.name}: keeps its states, so no single call can be judged; budget a target without")
+    ranked = rank(conversion, target.name)
+    trials = _Trials(conversion, target, budget_db, folder)
+    nodes = [one.node for one in ranked]
+    most = 2 + math.ceil(math.log2(max(2, len(nodes)))) + GIVE_BACK
+    with track(f"{target.name} within {budget_db:g} dB", most) as progress:
+
+        def meets(kept: Sequence[str]) -> bool:
+            step = trials.measure(frozenset(kept))
+            said = "refused" if step.psnr_db is None else f"{step.psnr_db:.1f} dB"
+            progress.update(min(len(trials.steps), most), f"{len(kept)} kept: {said}")
+            return step.psnr_db is not None and step.psnr_db >= budget_db
+
+        kept = _shortest(nodes, meets) if not meets([]) else []
+        if kept is None:
+            raise trials.missed()
+        for given_back in list(reversed(kept))[:GIVE_BACK] if len(kept) > 1 else []:
+            fewer = [node for node in kept if node != given_back]
+            kept = fewer if meets(fewer) else kept
+        progress.update(most, f"{len(kept)} of {len(nodes)} layers kept")
+    reached = trials.measure(frozenset(kept)).psnr_db
+    assert reached is not None
+    return Budgeted(target.name, budget_db, reached, frozenset(kept), ranked, trials.steps)
+
+
+def _shortest(nodes: list[str], meets: Callable[[Sequence[str]], bool]) -> list[str] | None:
+    """The shortest prefix that meets the budget, of which the empty one does not; None where all of them do not."""
+    if not meets(nodes):
+        return None
+    low, high = 0, len(nodes)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if meets(nodes[:middle]) else (middle, high)
+    return nodes[:high]
+
+
+class _Trials:
+    """Measurements of one target's artifacts on all real inputs; none is made twice."""
+
+    def __init__(self, conversion: Conversion, target: Target, budget_db: float, folder: Path) -> None:
+        self.steps: list[Step] = []
+        self._conversion, self._target, self._folder, self._budget = conversion, target, folder, budget_db
+        self._refusal: CheckFailed | None = None
+        module = conversion.program.module()
+        with torch.no_grad():
+            self._expected = [_outputs(module(*map(torch.from_numpy, arrays))) for arrays in conversion.calibration]
+
+    def measure(self, kept: frozenset[str]) -> Step:
+        for step in self.steps:
+            if step.kept == kept:
+                return step
+        path = self._folder / self._target.file_name
+        try:
+            self._target.convert(replace(self._conversion, wide=self._conversion.wide | kept), path)
+            psnr = min(self._psnrs(path))
+        except CheckFailed as refusal:  # some converters hold their own tolerance
+            self._refusal, psnr = refusal, None
+        finally:
+            for written in self._folder.glob(f"{Path(self._target.file_name).stem}.*"):
+                shutil.rmtree(written) if written.is_dir() else written.unlink()
+        self.steps.append(Step(kept, psnr))
+        return self.steps[-1]
+
+    def missed(self) -> CheckFailed:
+        """What to say when keeping all layers was not enough."""
+        reached = [step.psnr_db for step in self.steps if step.psnr_db is not None]
+        if not reached:
+            assert self._refusal is not None
+            return self._refusal
+        return CheckFailed(
+            f"{self._target.name}: {max(reached):.1f} dB is the best that keeping layers reaches, and the budget is "
+            f"{self._budget:g} dB; lower the budget, or choose a target of higher precision"
+        )
+
+    def _psnrs(self, path: Path) -> Iterator[float]:
+        session = self._target.open(path)
+        for arrays, expected in zip(self._conversion.calibration, self._expected, strict=True):
+            yield _psnr(session.call(arrays), expected)
+
+
+class _Walk:
+    """A program that runs node by node, and from any of its layers on once more with that layer reduced."""
+
+    def __init__(self, program: ExportedProgram, means: bool) -> None:
+        module = program.module()
+        assert isinstance(module, fx.GraphModule)
+        self._run = fx.Interpreter(module)
+        self._nodes = list(module.graph.nodes)
+        self._parameters = {node.name: str(node.target) for node in self._nodes if node.op == "get_attr"}
+        self._fed: set[fx.Node] = set()
+        for node in self._nodes:
+            if node.op == "placeholder" or not self._fed.isdisjoint(node.all_input_nodes):
+                self._fed.add(node)
+        self.layers = [
+            node
+            for node in self._nodes
+            if is_reducible(node) and node in self._fed and (means or not self._is_mean(node))
+        ]
+
+    def path(self, node: fx.Node) -> str:
+        """The path of a layer's module; where a lowered program does not say, the name of the layer's weight."""
+        named = str((node.meta.get("custom") or {}).get("handheld_layer", "")) or layer(node)
+        weights = [self._parameters[used.name] for used in node.all_input_nodes if used.name in self._parameters]
+        return weights[0].removeprefix("constants.") if named == WHOLE and weights else named
+
+    def hurt(self, arrays: Sequence[np.ndarray], reduction: Reduction) -> Iterator[tuple[str, float]]:
+        """For every layer, PSNR of the worst output with this layer alone reduced; in the order of the program."""
+        expected = self._finish(0, self._begun(arrays))
+        values = self._begun(arrays)
+        layers = set(self.layers)
+        for place, node in enumerate(self._nodes):
+            if node in layers:
+                self._run.env = values
+                args, kwargs = self._run.fetch_args_kwargs_from_env(node)
+                known = [isinstance(one, fx.Node) and one not in self._fed for one in node.args]
+                reduced = node.target(*reduction(node, args, known), **kwargs)  # type: ignore[operator]
+                yield node.name, _psnr(self._finish(place + 1, {**values, node: reduced}), expected)
+            self._step(node, values)
+
+    def _begun(self, arrays: Sequence[np.ndarray]) -> dict[fx.Node, Any]:
+        inputs = [node for node in self._nodes if node.op == "placeholder"]
+        return {node: torch.from_numpy(array) for node, array in zip(inputs, arrays, strict=True)}
+
+    def _finish(self, place: int, values: dict[fx.Node, Any]) -> list[np.ndarray]:
+        """The outputs, by all nodes from `place` on; `values` has what they use of those before."""
+        result: Any = None
+        for node in self._nodes[place:]:
+            result = self._step(node, values)
+        return _outputs(result)
+
+    def _step(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        """Run one node, and forget what it was the last to use."""
+        self._run.env = values
+        if node.op != "placeholder":
+            values[node] = None if str(node.target) in SKIPPED else self._run.run_node(node)
+        result = values[node]
+        for done in self._run.user_to_last_uses.get(node, []):
+            values.pop(done, None)
+        return result
+
+    def _is_mean(self, node: fx.Node) -> bool:
+        """Whether a convolution has one weight everywhere."""
+        weight = node.args[1]
+        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            return False
+        tensor = fx.graph_module._get_attr(self._run.module, str(weight.target))
+        return bool(tensor.min() == tensor.max())
+
+
+def _outputs(result: Any) -> list[np.ndarray]:
+    tensors = [result] if isinstance(result, torch.Tensor) else list(result)
+    return [tensor.numpy() for tensor in tensors]
+
+
+def _psnr(outputs: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """Of the worst output, in dB: inf where nothing differs, -inf where an output is not finite or misshapen."""
+    found = compare(Execution(outputs, "executed", ""), expected, Tolerance(min_psnr_db=0))
+    if found.max_abs is None:
+        return -math.inf
+    if found.psnr_db is None:
+        return math.inf if found.max_abs == 0 else -math.inf
+    return found.psnr_db

@@ -1,0 +1,100 @@
+"""The layer that a precision damages is found, and kept; the measurements are those of real artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from export.reductions import palettized, quantized_values, quantized_weight
+from export.sensitivity import fewest_wide, rank
+from export.targets import Conversion, find_target
+from toolkit.errors import CheckFailed, UserError
+
+
+class Outlying(nn.Module):
+    """Three layers; in each output channel of the second one weight outgrows the others, and meets only zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.outlying = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.last = nn.Conv2d(8, 3, 1)
+        with torch.no_grad():
+            self.first.weight[0] = 0
+            self.first.bias[0] = 0  # type: ignore[index]
+            self.outlying.weight[:, 0] = 300
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.outlying(torch.tanh(self.first(x)))))
+
+
+def conversion(network: nn.Module) -> Conversion:
+    torch.manual_seed(1)
+    x = torch.randn(1, 3, 8, 8)
+    program = torch.export.export(network.eval(), (x,))
+    return Conversion(program, ["x", "y"], [[x.numpy()], [torch.randn(1, 3, 8, 8).numpy()]])
+
+
+def test_the_layer_with_outlying_weights_ranks_first() -> None:
+    ranked = rank(conversion(Outlying()), "onnx-int8")
+    assert [(one.name, one.node) for one in ranked[:1]] == [("outlying", "conv2d_1")]
+    assert {one.node for one in ranked} == {"conv2d", "conv2d_1", "conv2d_2"}
+    assert ranked[0].psnr_db < 25 < ranked[1].psnr_db <= ranked[2].psnr_db
+
+
+def test_exactly_the_layer_with_outlying_weights_is_kept(tmp_path: Path) -> None:
+    given = conversion(Outlying())
+    result = fewest_wide(given, find_target("onnx-int8"), 35, tmp_path)
+    assert result.wide == {"conv2d_1"}
+    assert [(one.name, kept) for one, kept in result.rows][0] == ("outlying", True)
+    assert [kept for _, kept in result.rows] == [True, False, False]
+    assert result.psnr_db >= 35
+    nothing = next(step for step in result.steps if not step.kept)
+    assert nothing.psnr_db is not None
+    assert nothing.psnr_db < 35
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_kept_where_the_budget_is_met_without(tmp_path: Path) -> None:
+    result = fewest_wide(conversion(nn.Conv2d(3, 3, 1)), find_target("onnx-int8"), 30, tmp_path)
+    assert result.wide == frozenset()
+    assert len(result.steps) == 1
+
+
+def test_a_budget_out_of_reach_is_refused_with_the_best_that_was_reached(tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match=r"onnx-int8: 1\d\d\.\d dB is the best .* the budget is 300 dB"):
+        fewest_wide(conversion(Outlying()), find_target("onnx-int8"), 300, tmp_path)
+
+
+def test_precisions_that_reduce_nothing_and_sources_without_inputs_are_refused() -> None:
+    given = conversion(nn.Conv2d(3, 3, 1))
+    with pytest.raises(UserError, match="onnx-fp32: reduces no layer"):
+        rank(given, "onnx-fp32")
+    with pytest.raises(CheckFailed, match="onnx-int8: there are no real inputs"):
+        rank(Conversion(given.program, given.names), "onnx-int8")
+
+
+def test_fp16_hurts_less_than_8_bits_and_fewer_clusters_hurt_more() -> None:
+    given = conversion(Outlying())
+    best = {target: rank(given, target)[-1].psnr_db for target in ("onnx-fp16", "onnx-int8")}
+    assert best["onnx-fp16"] > best["onnx-int8"] + 20
+    hurt = {bits: rank(given, f"coreml-pal{bits}")[0].psnr_db for bits in (4, 8)}
+    assert hurt[8] > hurt[4]
+
+
+def test_reduced_tensors_take_as_many_values_as_their_bits_allow() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(4, 16, 8, 8)
+    assert len(palettized(weight, 4).unique()) <= 16
+    assert float((palettized(weight, 8) - weight).abs().mean()) < 0.02
+    assert all(len(row.unique()) <= 255 for row in quantized_weight(weight, 0))
+    np.testing.assert_allclose(quantized_weight(weight, 0), weight, atol=float(weight.abs().max()) / 254 * 1.01)
+    values = quantized_values(weight)
+    assert len(values.unique()) <= 256
+    step = float(weight.max() - weight.min()) / 255
+    np.testing.assert_allclose(values, weight, atol=step * 1.01)
+    assert torch.equal(quantized_values(torch.zeros(3)), torch.zeros(3))
