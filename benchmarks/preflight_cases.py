@@ -122,7 +122,6 @@ IMAGE_MODULES: dict[str, nn.Module | Callable[[torch.Tensor], torch.Tensor]] = {
     "linear": nn.Linear(8, 5),
     "pixel shuffle": lambda x: F.pixel_shuffle(x[:, :4], 2),
     "grid sample zeros": lambda x: F.grid_sample(x, _grid(x), align_corners=False),
-    "grid sample nearest": lambda x: F.grid_sample(x, _grid(x), mode="nearest", align_corners=False),
     "grid sample bicubic": lambda x: F.grid_sample(x, _grid(x), mode="bicubic", align_corners=False),
     "bilinear": nn.Upsample(scale_factor=2, mode="bilinear"),
     "bilinear antialiased": lambda x: F.interpolate(x, size=(4, 4), mode="bilinear", antialias=True),
@@ -136,17 +135,7 @@ IMAGE_MODULES: dict[str, nn.Module | Callable[[torch.Tensor], torch.Tensor]] = {
     "transposed dilated": nn.ConvTranspose2d(6, 4, 3, dilation=2),
     "computed weights": ComputedWeights(),
     "channels by index": Indexed([2, 0, 5, 1]),
-    "gather": lambda x: x.gather(1, x.abs().long().clamp(max=5)),
-    "index by data": lambda x: x[0, 0][:, x[0, 0, 0].abs().long().clamp(max=7)],
-    "scatter": lambda x: torch.zeros_like(x).scatter(1, x.abs().long().clamp(max=5), x),
-    "top 3": lambda x: x.topk(3, 1).values,
-    "argmax": lambda x: x.argmax(1),
-    "argmax as float": lambda x: x.argmax(1).float(),
     "where": lambda x: torch.where(x > 0, x, x * 0.1),
-    "comparison returned": lambda x: x > 0,
-    "logical and": lambda x: ((x > 0) & (x < 1)).float(),
-    "floor division": lambda x: torch.floor_divide(x, 0.5),
-    "remainder": lambda x: torch.remainder(x, 0.7),
     "sine": lambda x: x.sin(),
     "arc tangent of two": lambda x: torch.atan2(x, x + 3),
     "inverse error function": lambda x: torch.erfinv(x.tanh()),
@@ -163,12 +152,6 @@ IMAGE_MODULES: dict[str, nn.Module | Callable[[torch.Tensor], torch.Tensor]] = {
     "spectrum": lambda x: torch.fft.rfft(x[0]).abs(),
     "double": lambda x: (x.double() * 2).float(),
     "double returned": lambda x: x.double() * 2,
-    "half inside": lambda x: (x.half() * 2).float(),
-    "integers returned": lambda x: (x * 4).int(),
-    "bfloat16 inside": lambda x: (x.bfloat16() * 2).float(),
-    "unique": lambda x: torch.unique(x.round()).sum() + x,
-    "nonzero": lambda x: torch.nonzero(x > 0).sum() + x,
-    "branch": lambda x: x if x.sum() > 0 else -x,
     "random": lambda x: x + torch.rand_like(x),
     "triangle": lambda x: torch.tril(x),
     "diagonal": lambda x: torch.diagonal(x, dim1=2, dim2=3),
@@ -180,6 +163,28 @@ IMAGE_MODULES: dict[str, nn.Module | Callable[[torch.Tensor], torch.Tensor]] = {
     "counting": Counting(),
 }
 
+#: Functions with jumps. Their inputs and weights are quarters, whose sums are exact in any order: with noise, the last
+#: bit of a convolution would decide on which side of a jump a value falls, and so whether an artifact is proved.
+JUMPING_MODULES: dict[str, nn.Module | Callable[[torch.Tensor], torch.Tensor]] = {
+    "half inside": lambda x: (x.half() * 2).float(),
+    "bfloat16 inside": lambda x: (x.bfloat16() * 2).float(),
+    "integers returned": lambda x: (x * 4).int(),
+    "floor division": lambda x: torch.floor_divide(x, 0.5),
+    "remainder": lambda x: torch.remainder(x, 0.7),
+    "argmax": lambda x: x.argmax(1),
+    "argmax as float": lambda x: x.argmax(1).float(),
+    "unique": lambda x: torch.unique(x.round()).sum() + x,
+    "nonzero": lambda x: torch.nonzero(x > 0).sum() + x,
+    "gather": lambda x: x.gather(1, x.abs().long().clamp(max=5)),
+    "scatter": lambda x: torch.zeros_like(x).scatter(1, x.abs().long().clamp(max=5), x),
+    "index by data": lambda x: x[0, 0][:, x[0, 0, 0].abs().long().clamp(max=7)],
+    "comparison returned": lambda x: x > 0,
+    "logical and": lambda x: ((x > 0) & (x < 1)).float(),
+    "grid sample nearest": lambda x: F.grid_sample(x, _grid(x), mode="nearest", align_corners=False),
+    "top 3": lambda x: x.topk(3, 1).values,
+    "branch": lambda x: x if x.sum() > 0 else -x,
+}
+
 
 def cases() -> dict[str, Case]:
     """Every case by name; the same values in every process. Most come behind a convolution, as in a model."""
@@ -188,15 +193,16 @@ def cases() -> dict[str, Case]:
         found[f"video: {name}"] = (_after_convolution(module, video=True), (torch.empty(VIDEO),))
     for name, module in IMAGE_MODULES.items():
         found[f"image: {name}"] = (_after_convolution(module), (torch.empty(IMAGE),))
+    for name, module in JUMPING_MODULES.items():
+        found[f"jumping: {name}"] = (_after_convolution(module), (torch.empty(IMAGE),))
     found["weights given"] = (GivenWeights(), (torch.empty(IMAGE), torch.empty(4, 6, 3, 3)))
     found["conv of batch 3"] = (nn.Conv2d(6, 4, 3), (torch.empty(3, 6, 8, 8),))
     found["conv of no batch"] = (nn.Conv2d(6, 4, 3), (torch.empty(6, 8, 8),))
     found["conv of one dimension"] = (nn.Conv1d(6, 4, 3), (torch.empty(1, 6, 8),))
     found["two videos"] = (nn.Conv3d(6, 4, 3, padding=1), (torch.empty(2, 6, 3, 8, 8),))
     generator = torch.Generator().manual_seed(0)
-    for module, inputs in found.values():
-        for parameter in module.parameters():
-            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / 4)
-        for tensor in inputs:
-            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    for name, (module, inputs) in found.items():
+        for tensor in (*module.parameters(), *inputs):
+            noise = torch.randn(tensor.shape, generator=generator) / (4 if tensor.requires_grad else 1)
+            tensor.data.copy_((4 * noise).round() / 4 if name.startswith("jumping") else noise)
     return found
