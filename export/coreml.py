@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from export.coreml_compress import Compression
 from export.coreml_images import adapt, convert_images, load_images
 from export.coreml_quantize import convert_w8a8
-from export.coreml_run import MAIN, load, load_stateful
+from export.coreml_run import MAIN, load, load_stateful, open_function
 from export.coreml_sizes import write_sizes
 from export.coreml_write import Form, Replay, marked, tensor_inputs, tensor_outputs, write
 from export.targets import FP16, FP32, INT8, Conversion, Target, Written, add_target
@@ -99,10 +99,11 @@ FORMS = {
     "coreml-pal4": (Form(IOS18, compression=Compression(4, palette=True, grouped=True)), INT8),
 }
 
-add_target(Target("coreml-fp16", "model.mlpackage", FP16, convert, load))
+add_target(Target("coreml-fp16", "model.mlpackage", FP16, convert, load, open_size=open_function))
 for _name, (_form, _tolerance) in FORMS.items():
     _file = f"{_name.removeprefix('coreml-')}.mlpackage"
-    add_target(Target(_name, _file, _tolerance, partial(convert, form=_form), load))
+    _sizes = None if _form.deployment is IOS16 else open_function
+    add_target(Target(_name, _file, _tolerance, partial(convert, form=_form), load, open_size=_sizes))
 add_target(Target("coreml-w8a8", "w8a8.mlpackage", INT8, partial(convert_w8a8, form=HALF), load))
 _image = partial(convert_images, form=HALF)
 add_target(Target("coreml-image-fp16", "image-fp16.mlpackage", FP16, _image, load_images, adapt=adapt))

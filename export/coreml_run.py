@@ -37,7 +37,9 @@ def open_function(path: Path, name: str) -> Session:
         return Session(predict, "executed", macos())
     program = mil_reference.load(path)
     mil_reference.function_of(program, name)  # refused now if there is none
-    return Session(lambda inputs: mil_reference.evaluate(program, inputs, name=name), "reference-evaluated", reference())
+    return Session(
+        lambda inputs: mil_reference.evaluate(program, inputs, name=name), "reference-evaluated", reference()
+    )
 
 
 def load_stateful(path: Path) -> Session:

@@ -133,7 +133,11 @@ def write(
     """
     decomposed = program.run_decompositions({})
     signature = decomposed.graph_signature
-    weights = {*signature.inputs_to_parameters, *signature.inputs_to_buffers, *signature.inputs_to_lifted_tensor_constants}
+    weights = {
+        *signature.inputs_to_parameters,
+        *signature.inputs_to_buffers,
+        *signature.inputs_to_lifted_tensor_constants,
+    }
     for node in decomposed.graph.nodes:
         node.meta["debug_handle"] = None
     for node in decomposed.graph.nodes:

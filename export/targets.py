@@ -70,9 +70,10 @@ Adapt = Callable[
 class Target:
     """One preset. `convert(conversion, path)` writes the artifact; `open(path)` loads it.
 
-    An artifact that `keeps_states` holds its stream's states itself: it takes and gives none. `adapt(inputs, outputs,
-    sample)` is for artifacts whose signature is another than the program's: it gives theirs, and the arrays that the
-    sample then has besides.
+    An artifact that `keeps_states` holds its stream's states itself: it takes and gives none. Where an artifact may
+    hold several sizes, `open_size(path, name)` loads the function or method of one. `adapt(inputs, outputs, sample)` is
+    for artifacts whose signature is another than the program's: it gives theirs, and the arrays that the sample then
+    has besides.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Target:
     convert: Convert
     open: Open
     keeps_states: bool = False
+    open_size: Callable[[Path, str], Session] | None = None
     adapt: Adapt | None = None
 
 

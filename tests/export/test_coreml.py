@@ -101,4 +101,7 @@ def test_states_are_a_streams(tmp_path: Path) -> None:
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     first = nets.contents(nets.write("coreml-fp16", tmp_path))
     assert nets.contents(nets.write("coreml-fp16", tmp_path)) == first
-    assert set(first) == {"Manifest.json", *(f"Data/com.apple.CoreML/{f}" for f in ("model.mlmodel", "weights/weight.bin"))}
+    assert set(first) == {
+        "Manifest.json",
+        *(f"Data/com.apple.CoreML/{f}" for f in ("model.mlmodel", "weights/weight.bin")),
+    }

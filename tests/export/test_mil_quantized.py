@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import coremltools
 import numpy as np
 import pytest
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813
 from coremltools.converters.mil.mil import types
-import coremltools
 
 from export.mil_reference import evaluate
 
