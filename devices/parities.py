@@ -26,8 +26,14 @@ class Sample(NamedTuple):
 
 
 def signature(manifest: Manifest) -> Artifact:
-    """The artifact whose inputs and outputs are those of the bundle's reference: one that does not hide its states."""
-    return max(manifest.artifacts, key=lambda artifact: len(artifact.inputs))
+    """The artifact whose inputs and outputs are those of the bundle's reference: one that does not hide its states,
+    and has tensors for pictures."""
+    return max(manifest.artifacts, key=lambda artifact: (not has_pictures(artifact), len(artifact.inputs)))
+
+
+def has_pictures(artifact: Artifact) -> bool:
+    """Whether an artifact takes or gives pixel buffers, which the profilers do not make."""
+    return any(info.dtype == "uint8" for info in (*artifact.inputs, *artifact.outputs))
 
 
 def sample(bundle: Path, manifest: Manifest) -> Sample:

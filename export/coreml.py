@@ -102,10 +102,8 @@ FORMS = {
 add_target(Target("coreml-fp16", "model.mlpackage", FP16, convert, load, open_size=open_function))
 for _name, (_form, _tolerance) in FORMS.items():
     _file = f"{_name.removeprefix('coreml-')}.mlpackage"
-    _several = (
-        None if _form.deployment == IOS16 else open_function
-    )  # functions came with iOS 18, which sizes then ask for
-    add_target(Target(_name, _file, _tolerance, partial(convert, form=_form), load, open_size=_several))
+    _sizes = None if _form.deployment is IOS16 else open_function
+    add_target(Target(_name, _file, _tolerance, partial(convert, form=_form), load, open_size=_sizes))
 add_target(Target("coreml-w8a8", "w8a8.mlpackage", INT8, partial(convert_w8a8, form=HALF), load))
 _image = partial(convert_images, form=HALF)
 add_target(Target("coreml-image-fp16", "image-fp16.mlpackage", FP16, _image, load_images, adapt=adapt))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import coremltools
 from coremltools.converters.mil.mil import Operation, Program
-from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass, PassOption
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY, register_pass
 from coremltools.optimize.coreml import OpLinearQuantizerConfig, OpPalettizerConfig, OptimizationConfig
 
@@ -22,7 +23,7 @@ GROUPS = (16, 8, 4)
 #: The operators whose weights are compressed, and the place of their output and their input channels.
 _CHANNELS = {"conv": (0, 1), "conv_transpose": (1, 0), "linear": (0, 1), "matmul": (-1, -2)}
 
-Config = OpLinearQuantizerConfig | OpPalettizerConfig
+Config: TypeAlias = OpLinearQuantizerConfig | OpPalettizerConfig
 IsWide = Callable[[Operation], bool]
 
 
@@ -35,7 +36,7 @@ class Compression:
     grouped: bool = False
 
     @property
-    def passes(self) -> str:
+    def pass_name(self) -> str:
         """The name of coremltools' pass that does it."""
         return "compression::palettize_weights" if self.palette else "compression::linear_quantize_weights"
 
@@ -63,7 +64,7 @@ class Compression:
 
 
 @register_pass(namespace="handheld")
-class compress_weights(AbstractGraphPass):  # noqa: N801  (the pass is called by this name)
+class compress_weights(AbstractGraphPass):  # type: ignore[misc]  # noqa: N801  the pass is called by this name
     """Compress the weights of convolutions and products but those of wide operators; coremltools does the work."""
 
     compression: Compression | None = None
@@ -76,12 +77,13 @@ class compress_weights(AbstractGraphPass):  # noqa: N801  (the pass is called by
             for operation in function.operations:
                 if operation.op_type == "const":
                     config.set_op_name(operation.name, self._config(operation))
-        work = PASS_REGISTRY[self.compression.passes]
-        work.config = config
+        work = PASS_REGISTRY[self.compression.pass_name]
+        work.set_options([PassOption("config", config), PassOption("joint_compression", False)])
         work.apply(prog)
 
     def _config(self, const: Operation) -> Config | None:
-        assert self.compression is not None and self.is_wide is not None
+        assert self.compression is not None
+        assert self.is_wide is not None
         value = const.outputs[0]
         users = value.child_ops
         if not users or any(user.op_type not in _CHANNELS or self.is_wide(user) for user in users):

@@ -36,7 +36,7 @@ ACTIVATIONS = (
 )
 
 
-class _Quantizer(CoreMLQuantizer):  # type: ignore[misc]  (its package has no types)
+class _Quantizer(CoreMLQuantizer):  # type: ignore[misc]  # its package has no types
     """Core ML's own, that lets some nodes be: their weights and what they compute stay fp16."""
 
     def __init__(self, wide: Collection[str]) -> None:

@@ -26,7 +26,7 @@ def test_sizes_share_their_weights(tmp_path: Path, target: str) -> None:
         with torch.no_grad():
             expected = nets.Net().eval()(x).numpy()
         assert nets.psnr(open_function(path, name).call([x.numpy()])[0], expected) > 35
-    with pytest.raises(UserError, match="unknown function 'small'.* Known: main, tall"):
+    with pytest.raises(UserError, match=r"unknown function 'small'.* Known: main, tall"):
         open_function(path, "small")
 
 

@@ -11,8 +11,8 @@ from toolkit.errors import UserError
 def test_targets_are_known_with_their_tolerances() -> None:
     known = {name: target.tolerance for name, target in all_targets().items()}
     first = {"onnx-fp32": FP32, "executorch-xnnpack-fp32": FP32, "coreml-fp16": FP16, "coreml-state-fp16": FP16}
-    of_onnx_runtime = {"onnx-fp16": FP16, "onnx-int8": INT8, "ort-fp32": FP32}
-    assert known.items() >= (first | of_onnx_runtime).items()
+    others = {"onnx-fp16": FP16, "onnx-int8": INT8, "ort-fp32": FP32, "coreml-image-fp16": FP16, "coreml-pal6": INT8}
+    assert known.items() >= (first | others).items()
 
 
 def test_an_unknown_target_names_the_nearest() -> None:
