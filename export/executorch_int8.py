@@ -59,8 +59,7 @@ def quantize(
     """
     module = program.module()
     assert isinstance(module, fx.GraphModule)
-    part_weights(module.graph)
-    module.recompile()
+    part_weights(module)
     config = get_symmetric_quantization_config(is_per_channel=True)
     quantizer = XNNPACKQuantizer()
     for operator in QUANTIZED:
@@ -82,24 +81,37 @@ def adds_up(node: fx.Node) -> bool:
     weight = node.args[1] if node.target in QUANTIZED else None
     if not isinstance(weight, fx.Node) or weight.op != "get_attr":
         return False
-    owner = node.graph.owning_module
-    assert owner is not None
-    path, _, name = str(weight.target).rpartition(".")
-    tensor = getattr(owner.get_submodule(path), name)
+    tensor = attribute(weight)
     used = tensor[tensor != 0]
     return used.numel() > 1 and bool((used == used[0]).all())
 
 
-def part_weights(graph: fx.Graph) -> None:
-    """Give every user of a weight a node of its own for it: the quantizer takes a weight once only, and a layer that
-    is called twice would have its second call left in fp32 on int8 weights, which XNNPACK refuses."""
-    for node in list(graph.nodes):
-        if node.op != "get_attr":
-            continue
-        for user in list(node.users)[1:]:
-            with graph.inserting_before(node):
-                own = graph.node_copy(node)
+def part_weights(module: fx.GraphModule) -> None:
+    """Give every user of a weight or bias a copy of its own, for a layer that is called twice.
+
+    The quantizer takes a weight once only, and would leave the second call in fp32 on int8 weights, which XNNPACK
+    refuses; and XNNPACK rounds a bias to the scale of one call's input, which is wrong for the other's. In the file
+    what is alike is there once.
+    """
+    for node in [node for node in module.graph.nodes if node.op == "get_attr"]:
+        for number, user in enumerate(list(node.users)[1:], 1):
+            name = f"{str(node.target).replace('.', '_')}_{number}"
+            module.register_buffer(name, attribute(node).detach().clone())
+            with module.graph.inserting_before(node):
+                own = module.graph.get_attr(name)
+            own.meta = dict(node.meta)
             user.replace_input_with(node, own)
+    module.recompile()
+
+
+def attribute(node: fx.Node) -> torch.Tensor:
+    """The tensor that a node of kind `get_attr` stands for."""
+    owner = node.graph.owning_module
+    assert owner is not None
+    path, _, name = str(node.target).rpartition(".")
+    tensor = getattr(owner.get_submodule(path), name)
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
 
 
 def fitted(calibration: Sequence[Sequence[np.ndarray]], program: ExportedProgram) -> list[list[np.ndarray]]:

@@ -6,13 +6,11 @@ The runtime of this host has no Vulkan: the graph is read back out of the file a
 
 from __future__ import annotations
 
-import logging
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 from executorch.runtime import Runtime
 from torch import fx
 from torch.export import ExportedProgram
@@ -20,7 +18,7 @@ from torch.export import ExportedProgram
 from export import executorch
 from export.executorch import FORWARD, Delegate, methods
 from export.executorch_reference import Method
-from export.executorch_vulkan_graph import open_graph
+from export.executorch_vulkan_graph import VulkanPartitioner, open_graph
 from export.lowering.lower import program_of
 from export.lowering.unrolled import unroll
 from export.targets import FP16, Conversion, Session, Target, Written, add_target
@@ -74,12 +72,6 @@ def _batched(program: ExportedProgram) -> bool:
     return any(isinstance(x, fx.Node) and x.meta["val"].shape[0] != 1 for x in taken)
 
 
-def _partitioner() -> VulkanPartitioner:
-    partitioner = VulkanPartitioner({"force_fp16": True})
-    logging.getLogger().setLevel(logging.WARNING)  # which importing it set to INFO, for all of Python
-    return partitioner
-
-
-VULKAN = Delegate("vulkan", "Vulkan", _partitioner, frame_by_frame)
+VULKAN = Delegate("vulkan", "Vulkan", lambda: VulkanPartitioner({"force_fp16": True}), frame_by_frame)
 
 add_target(Target(TARGET, "model-vulkan.pte", FP16, convert, load, open_size=open_method))

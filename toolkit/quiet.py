@@ -41,3 +41,13 @@ def native_stderr_hidden() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+@contextmanager
+def root_level_kept() -> Iterator[None]:
+    """Put the root logger's level back: some libraries change it when they are imported."""
+    level = logging.getLogger().level
+    try:
+        yield
+    finally:
+        logging.getLogger().setLevel(level)
