@@ -15,7 +15,8 @@ from toolkit.bundle import Artifact, Manifest
 from toolkit.errors import UserError
 from toolkit.latents import LatentStatistics
 
-#: Versions of what the generated builds fetch; ExecuTorch's follows the one that wrote the artifact.
+#: Versions of what the generated builds fetch. Those of the runtimes are for manifests that name none: a build takes
+#: the releases that wrote and proved its artifacts.
 VERSIONS = {"onnxruntime": "1.22.0", "executorch": "1.0.0", "kotlin": "2.1.20", "gradle_plugin": "8.9.1"}
 #: Core ML's specification versions, by the systems that read them.
 SYSTEMS = {7: ("16.0", "13.0"), 8: ("17.0", "14.0"), 9: ("18.0", "15.0")}
@@ -159,7 +160,7 @@ def _context(folder: Path, manifest: Manifest, artifacts: list[Artifact]) -> dic
         "statistics": to_undo(manifest),
         "ios": ios,
         "macos": macos,
-        "versions": VERSIONS | {"executorch": _release(manifest, "executorch")},
+        "versions": VERSIONS | {package: _release(manifest, package) for package in ("onnxruntime", "executorch")},
     }
 
 
