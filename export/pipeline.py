@@ -96,7 +96,7 @@ def verify(bundle: Path) -> dict[str, Parity]:
     """
     manifest = open_bundle(bundle)
     sample = read_sample(bundle, manifest)
-    reference.checked(bundle / REFERENCE)
+    reference.check(bundle / REFERENCE)
     results = {}
     with track("verify", len(manifest.artifacts)) as progress:
         for number, a in enumerate(manifest.artifacts):
