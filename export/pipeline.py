@@ -107,7 +107,7 @@ def verify(bundle: Path) -> dict[str, Parity]:
     passed stands in the result.
     """
     manifest = open_bundle(bundle)
-    reference.checked(bundle / REFERENCE)
+    reference.check(bundle / REFERENCE)
     results = {}
     with track("verify", len(manifest.artifacts)) as progress:
         for number, a in enumerate(manifest.artifacts):

@@ -14,13 +14,13 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch.export import ExportedProgram
 
 from toolkit.errors import CheckFailed
-from toolkit.files import write_atomic
+from toolkit.files import atomic_file
 from toolkit.limits import MAX_JSON_BYTES, parse_json
 from toolkit.zips import Unsafe, checked_members
 
@@ -50,57 +50,68 @@ def save(program: ExportedProgram, path: Path) -> None:
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     try:
-        write_atomic(path, plain(buffer.getvalue()))
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            copy_plain(buffer, file)
     except Unsafe as error:
         raise CheckFailed(f"{path.name}: cannot hold this model: {error}") from error
 
 
 def load(path: Path) -> torch.nn.Module:
     """The program, ready to be called; raises `CheckFailed` where the file holds anything but one."""
-    content = checked(path)
+    content = io.BytesIO()
+    check(path, content)
+    content.seek(0)
     try:
-        return torch.export.load(io.BytesIO(content)).module()
+        return torch.export.load(content).module()
     except Exception as error:  # PyTorch's reader checks little, and fails wherever it happens to
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise CheckFailed(f"{path}: no program that this PyTorch reads ({reason}); export the bundle again") from error
 
 
-def checked(path: Path) -> bytes:
-    """`plain` of a file's content; raises `CheckFailed` where the file is missing or holds anything but a program."""
+def check(path: Path, sink: io.BytesIO | None = None) -> None:
+    """Raise `CheckFailed` where the file is missing or holds anything but a program; `sink` gets the plain copy."""
     if not path.is_file():
         raise CheckFailed(f"{path}: missing; export the bundle again")
     try:
-        return plain(path.read_bytes())
+        with path.open("rb") as file:
+            copy_plain(file, _Nowhere() if sink is None else sink)
     except Unsafe as error:
         raise CheckFailed(f"{path}: refused: {error}; export the bundle again") from error
 
 
-def plain(content: bytes) -> bytes:
-    """A `.pt2` archive with the same program and nothing else. Raises `Unsafe` where that cannot be."""
+def copy_plain(source: IO[bytes], sink: IO[bytes] | io.RawIOBase) -> None:
+    """Copy a `.pt2` archive: the same program and nothing else. Raises `Unsafe` where that cannot be."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = checked_members(archive, len(content))
-            records = {member.filename.partition("/")[2]: archive.read(member) for member in members}
+        with zipfile.ZipFile(source) as archive:
+            size = source.seek(0, io.SEEK_END)
+            members = {m.filename.partition("/")[2]: m for m in checked_members(archive, size)}
+            missing = {GRAPH, *CONFIGS, *FIXED} - members.keys()
+            if missing:
+                raise Unsafe(f"it lacks {min(missing)}")
+            texts = {name: _plain_config(_json(name, archive.read(members[name]))) for name in CONFIGS}
+            texts[GRAPH] = _plain_graph(_json(GRAPH, archive.read(members[GRAPH])))
+            with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as copy:
+                for name in (*FIXED, *sorted(name for name in members if TENSOR.fullmatch(name))):
+                    copy.writestr(_dated_1980(name), archive.read(members[name]))
+                for name, value in texts.items():
+                    copy.writestr(_dated_1980(name), json.dumps(value, separators=(",", ":")))
+                copy.writestr(_dated_1980(SAMPLE_INPUTS), b"")
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, KeyError) as error:
         raise Unsafe(f"it is no whole archive ({error})") from error
-    missing = {GRAPH, *CONFIGS, *FIXED} - records.keys()
-    if missing:
-        raise Unsafe(f"it lacks {min(missing)}")
-    kept = {name: _plain_config(_json(name, records[name])) for name in CONFIGS}
-    kept[GRAPH] = _plain_graph(_json(GRAPH, records[GRAPH]))
-    written = {name: records[name] for name in FIXED}
-    written |= {name: records[name] for name in sorted(records) if TENSOR.fullmatch(name)}
-    written |= {name: json.dumps(value, separators=(",", ":")).encode() for name, value in kept.items()}
-    written[SAMPLE_INPUTS] = b""
-    return _archive(written)
 
 
-def _archive(records: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, record in records.items():
-            archive.writestr(zipfile.ZipInfo(f"{ROOT}/{name}"), record)  # dated 1980, as all of them
-    return buffer.getvalue()
+class _Nowhere(io.RawIOBase):
+    """Takes what is written, and keeps nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def _dated_1980(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(f"{ROOT}/{name}")
 
 
 def _json(name: str, record: bytes) -> Any:

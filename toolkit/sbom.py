@@ -135,9 +135,9 @@ def _package(name: str, found: Distribution) -> dict[str, Any]:
 
 def _license(found: Distribution) -> str:
     """A distribution's license as an SPDX expression; NOASSERTION where its metadata has none that is certain."""
-    said = found.metadata.get("License-Expression")
+    said = next(iter(found.metadata.get_all("License-Expression") or []), "")
     if said and "LicenseRef-" not in said:  # a license of its own would have to be quoted whole
-        return str(said)
+        return said
     classified = {CLASSIFIED[name] for name in found.metadata.get_all("Classifier") or [] if name in CLASSIFIED}
     if len(classified) == 1:
         return classified.pop()
