@@ -18,6 +18,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from export.bisect_walk import layer_name
 from export.lowering.refusal import SKIPPED, WHOLE, layer
 from export.reductions import Reduction, is_reducible, reduction_of
 from export.targets import Conversion, Target
@@ -48,7 +49,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Step:
-    """One conversion: the nodes that it kept, and the least PSNR in dB on all real inputs; None where it was refused."""
+    """One conversion: the nodes that it kept, and the least PSNR in dB on all real inputs; None where refused."""
 
     kept: frozenset[str]
     psnr_db: float | None
@@ -207,7 +208,9 @@ class _Walk:
         """The path of a layer's module; where a lowered program does not say, the name of the layer's weight."""
         named = str((node.meta.get("custom") or {}).get("handheld_layer", "")) or layer(node)
         weights = [self._parameters[used.name] for used in node.all_input_nodes if used.name in self._parameters]
-        return weights[0].removeprefix("constants.") if named == WHOLE and weights else named
+        if named != WHOLE or not weights:
+            return named
+        return layer_name(f"p_{weights[0].replace('.', '_')}") or weights[0]
 
     def hurt(self, arrays: Sequence[np.ndarray], reduction: Reduction) -> Iterator[tuple[str, float]]:
         """For every layer, PSNR of the worst output with this layer alone reduced; in the order of the program."""
