@@ -50,7 +50,8 @@ def _exported(conversion: Conversion) -> onnx.ModelProto:
     with warnings.catch_warnings(), _epsilons_kept():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(conversion.program, opset_version=OPSET, dynamo=True, verbose=False)
-    assert exported is not None and exported.exported_program is not None
+    assert exported is not None
+    assert exported.exported_program is not None
     model = exported.model_proto
     graph = model.graph
     for value, name in zip([*graph.input, *graph.output], conversion.names, strict=True):
