@@ -47,7 +47,7 @@ def _quantized(graph: Graph, layers: set[str], conversion: Conversion) -> onnx.M
     exact = [node.name for node in graph.nodes if node.op_type in LAYERS and node.name not in layers]
     exact += [node.name for node in graph.nodes if node.op_type in CUT_OFF and not _follows(graph, node, layers)]
     model = copy.deepcopy(graph.model)  # the tool empties the model that it is given
-    _own_weights(model.graph, layers)
+    _own_weights(model.graph)
     with tempfile.TemporaryDirectory() as folder, quiet():
         target = Path(folder) / "int8.onnx"
         quantize_static(
@@ -65,13 +65,16 @@ def _quantized(graph: Graph, layers: set[str], conversion: Conversion) -> onnx.M
         return onnx.load(target)
 
 
-def _own_weights(graph: onnx.GraphProto, layers: set[str]) -> None:
-    """Give layers that share a weight a copy each: `session.x64quantprecision` cannot load a file in which they share."""
+def _own_weights(graph: onnx.GraphProto) -> None:
+    """Give nodes that share a weight a copy each.
+
+    The tool would round it for those that stay fp32 too, and `session.x64quantprecision` cannot load a shared one.
+    """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     taken: set[str] = set()
-    for node in (node for node in graph.node if node.name in layers):
+    for node in (node for node in graph.node if node.op_type in LAYERS):
         name = node.input[1]
-        if name in taken:
+        if name in taken and name in tensors:
             node.input[1] = f"{name}/{node.name}"
             graph.initializer.add().CopyFrom(tensors[name])
             graph.initializer[-1].name = node.input[1]

@@ -185,3 +185,5 @@ def test_layers_that_share_a_weight_load_where_8_bit_sums_must_not_overflow(tmp_
     parity, model = converted(Shared(), inputs, tmp_path / "model.onnx")
     assert parity.passed, str(parity)
     assert quantized(model) == ["conv2d", "conv2d_1", "conv2d_2"]
+    _, model = converted(Shared(), inputs, tmp_path / "kept.onnx", wide=["conv2d_1"])
+    assert quantized(model) == ["conv2d", "conv2d_2"]
