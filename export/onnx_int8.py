@@ -46,10 +46,12 @@ def convert(conversion: Conversion, path: Path) -> Written:
 def _quantized(graph: Graph, layers: set[str], conversion: Conversion) -> onnx.ModelProto:
     exact = [node.name for node in graph.nodes if node.op_type in LAYERS and node.name not in layers]
     exact += [node.name for node in graph.nodes if node.op_type in CUT_OFF and not _follows(graph, node, layers)]
+    model = copy.deepcopy(graph.model)  # the tool empties the model that it is given
+    _own_weights(model.graph)
     with tempfile.TemporaryDirectory() as folder, quiet():
         target = Path(folder) / "int8.onnx"
         quantize_static(
-            copy.deepcopy(graph.model),  # the tool empties the model that it is given
+            model,
             target,
             Inputs(conversion),
             quant_format=QuantFormat.QDQ,
@@ -61,6 +63,22 @@ def _quantized(graph: Graph, layers: set[str], conversion: Conversion) -> onnx.M
             calibrate_method=CalibrationMethod.MinMax,
         )
         return onnx.load(target)
+
+
+def _own_weights(graph: onnx.GraphProto) -> None:
+    """Give nodes that share a weight a copy each.
+
+    The tool would round it for those that stay fp32 too, and `session.x64quantprecision` cannot load a shared one.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    taken: set[str] = set()
+    for node in (node for node in graph.node if node.op_type in LAYERS):
+        name = node.input[1]
+        if name in taken and name in tensors:
+            node.input[1] = f"{name}/{node.name}"
+            graph.initializer.add().CopyFrom(tensors[name])
+            graph.initializer[-1].name = node.input[1]
+        taken.add(name)
 
 
 def _is_layer(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -34,8 +34,8 @@ def is_reducible(node: fx.Node) -> bool:
 def reduction_of(target: str) -> Reduction:
     """What the precision of a target, its last word, does to a layer.
 
-    `fp16` rounds weights and inputs; `int8` and `w8a8` quantize weights in each output channel, symmetric, and inputs
-    as a whole, asymmetric, to 8 bits; `int8` of Core ML quantizes weights only; `palN` clusters weights into 2^N values.
+    `fp16` rounds weights and inputs; `int8` and `w8a8` quantize weights by output channel, symmetric, and inputs as
+    a whole, asymmetric, to 8 bits; `int8` of Core ML quantizes weights only; `palN` clusters weights into 2^N values.
     Raises `UserError` on other targets: they reduce nothing.
     """
     backend, precision = target.split("-")[0], target.rpartition("-")[2]

@@ -19,6 +19,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from export.bisect_walk import layer_name
+from export.lowering.lower import LAYER
 from export.lowering.refusal import SKIPPED, WHOLE, layer
 from export.reductions import Reduction, is_reducible, reduction_of
 from export.targets import Conversion, Target
@@ -49,7 +50,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Step:
-    """One conversion: the nodes that it kept, and the least PSNR in dB on all real inputs; None where refused."""
+    """One conversion: the nodes that it kept, and the least PSNR in dB on all real inputs, None where refused."""
 
     kept: frozenset[str]
     psnr_db: float | None
@@ -206,7 +207,7 @@ class _Walk:
 
     def path(self, node: fx.Node) -> str:
         """The path of a layer's module; where a lowered program does not say, the name of the layer's weight."""
-        named = str((node.meta.get("custom") or {}).get("handheld_layer", "")) or layer(node)
+        named = str((node.meta.get("custom") or {}).get(LAYER, "")) or layer(node)
         weights = [self._parameters[used.name] for used in node.all_input_nodes if used.name in self._parameters]
         if named != WHOLE or not weights:
             return named

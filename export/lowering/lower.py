@@ -19,19 +19,21 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.fx.traceback import annotate
+from torch.fx.traceback import annotate, preserve_node_meta
 
 from export.lowering.constants import Constant, Weight, known_ahead
 from export.lowering.handlers import HANDLERS, TAKES_WEIGHTS
 from export.lowering.handlers.pointwise import pointwise
 from export.lowering.nested import map_nested, tensors_in
 from export.lowering.packed import MAX_RANK, Packed, Unrepresentable
-from export.lowering.refusal import SKIPPED, LoweringError, depends_on_data, refusal, uncapturable
+from export.lowering.refusal import SKIPPED, LoweringError, depends_on_data, layer, refusal, uncapturable
 from export.lowering.unrolled import unroll
 
 VIDEO_RANK = 5
 #: Where nodes traced under `torch.fx.traceback.preserve_node_meta` keep the name of the node they were made for.
 ORIGIN = "handheld_origin"
+#: The same of the path of the module that it was made for.
+LAYER = "handheld_layer"
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Lowering:
         raise AssertionError("a graph without an output")
 
     def _call(self, node: Node) -> Any:
-        with annotate({ORIGIN: node.name}):
+        with annotate({ORIGIN: node.name, LAYER: layer(node)}):
             return self._say_or_note(node)
 
     def _say_or_note(self, node: Node) -> Any:
@@ -296,7 +298,7 @@ def exported(module: nn.Module, example_inputs: Sequence[torch.Tensor]) -> Expor
 
 def program_of(lowered: nn.Module, inputs: Sequence[torch.Tensor]) -> ExportedProgram:
     """The graph of a lowered module."""
-    with torch.no_grad():
+    with torch.no_grad(), preserve_node_meta():  # so that nodes say what they were made for
         program = torch.export.export(lowered, tuple(inputs))
     _forget_origins(program)
     return program

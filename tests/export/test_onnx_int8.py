@@ -167,3 +167,23 @@ def test_ranges_come_from_all_real_inputs(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(torch.from_numpy(large)).numpy()
     np.testing.assert_allclose(onnx_int8.load(tmp_path / "model.onnx").call([large])[0], expected, atol=0.2)
+
+
+class Shared(nn.Module):
+    """One layer over two images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.cat([torch.relu(self.layer(x)), torch.relu(self.layer(y * 3))], 1))
+
+
+def test_layers_that_share_a_weight_load_where_8_bit_sums_must_not_overflow(tmp_path: Path) -> None:
+    inputs = [torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)]
+    parity, model = converted(Shared(), inputs, tmp_path / "model.onnx")
+    assert parity.passed, str(parity)
+    assert quantized(model) == ["conv2d", "conv2d_1", "conv2d_2"]
+    _, model = converted(Shared(), inputs, tmp_path / "kept.onnx", wide=["conv2d_1"])
+    assert quantized(model) == ["conv2d", "conv2d_2"]

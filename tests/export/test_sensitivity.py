@@ -50,7 +50,7 @@ def test_exactly_the_layer_with_outlying_weights_is_kept(tmp_path: Path) -> None
     given = conversion(Outlying())
     result = fewest_wide(given, find_target("onnx-int8"), 35, tmp_path)
     assert result.wide == {"conv2d_1"}
-    assert [(one.name, kept) for one, kept in result.rows][0] == ("outlying", True)
+    assert next((one.name, kept) for one, kept in result.rows) == ("outlying", True)
     assert [kept for _, kept in result.rows] == [True, False, False]
     assert result.psnr_db >= 35
     nothing = next(step for step in result.steps if not step.kept)
