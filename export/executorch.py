@@ -64,9 +64,7 @@ def write(programs: Mapping[str, ExportedProgram], path: Path, delegate: Delegat
     return written
 
 
-def partition(
-    programs: Mapping[str, ExportedProgram], delegate: Delegate, check: bool = True
-) -> EdgeProgramManager:
+def partition(programs: Mapping[str, ExportedProgram], delegate: Delegate, check: bool = True) -> EdgeProgramManager:
     """The programs as edge programs, with what the delegate takes inside it.
 
     With `check`, an operator that ExecuTorch does not take raises; without, it is left standing.

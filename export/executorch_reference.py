@@ -59,7 +59,9 @@ class Method:
             elif isinstance(call, schema.MoveCall):
                 values[call.move_to] = self._value(call.move_from, values)
             elif not isinstance(call, schema.FreeCall):
-                raise CheckFailed(f"ExecuTorch reference: {type(call).__name__} is not known, so parity cannot be shown")
+                raise CheckFailed(
+                    f"ExecuTorch reference: {type(call).__name__} is not known, so parity cannot be shown"
+                )
         return [self._value(place, values).numpy() for place in self._plan.outputs]
 
     def _delegate(self, call: schema.DelegateCall, values: dict[int, Any]) -> None:
