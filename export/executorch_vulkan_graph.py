@@ -17,7 +17,7 @@ from toolkit.errors import CheckFailed
 from toolkit.quiet import root_level_kept
 
 with root_level_kept():  # the package sets it to INFO, for all of Python
-    import executorch.backends.vulkan.custom_ops_lib  # (torch kernels of the delegate's own operators)
+    import executorch.backends.vulkan.custom_ops_lib  # noqa: F401  (torch kernels of its own operators)
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner as VulkanPartitioner
     from executorch.backends.vulkan.serialization import vulkan_graph_schema as vk
     from executorch.backends.vulkan.serialization.vulkan_graph_serialize import (
@@ -34,7 +34,6 @@ DTYPES = {
     vk.VkDataType.FLOAT16: torch.float16,
     vk.VkDataType.FLOAT32: torch.float32,
 }
-# torch kernels of the delegate's own operators come with its package
 NAMESPACES = ("aten", "et_vk", "dim_order_ops")
 LARGEST = torch.finfo(torch.float32).max
 

@@ -51,7 +51,7 @@ def test_one_file_holds_a_method_for_every_size(tmp_path: Path) -> None:
         (output,) = executorch.open_method(path, name).call([x.numpy()])
         np.testing.assert_allclose(output, network(x).detach().numpy(), atol=1e-5)
     assert path.stat().st_size - alone.stat().st_size < network.weight.numel() * 4  # the weights are there once
-    with pytest.raises(UserError, match="smal.*Did you mean 'small'"):
+    with pytest.raises(UserError, match=r"smal.*Did you mean 'small'"):
         executorch.open_method(path, "smal")
 
 
