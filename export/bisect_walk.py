@@ -27,8 +27,9 @@ from toolkit.parity import Tolerance
 BLOCK_BYTES = 2**28  # of an artifact's values that are held at once
 
 _ROUNDED = re.compile(r"(_cast_fp\d+|_cast_float\d+)+$")  # what coremltools appends to names
-#: A weight as torch.export calls it, of a lowered module with its place among the constants and the form it was put in.
-_WEIGHT = re.compile(r"^p_(?:constants_w\d+_)?(.+?)_(?:weight|bias)(?:_.*)?$")
+#: A weight as torch.export calls it, of a lowered module with its place among the constants and the
+#: form it was put in; of a bundle's reference, also with that program's own name for the model.
+_WEIGHT = re.compile(r"^p_(?:constants_w\d+_)?(?:program_module_)?(.+?)_(?:weight|bias)(?:_.*)?$")
 
 
 @dataclass(frozen=True)

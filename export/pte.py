@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,7 @@ def instructions(path: Path) -> list[Instruction]:
     """The operators of the program's first method; raises `CheckFailed` where the file cannot be read."""
     try:
         return list(_instructions(deserialize_pte_binary(path.read_bytes())))
-    except (ValueError, LookupError, RuntimeError, AssertionError) as error:
+    except (ValueError, LookupError, RuntimeError, AssertionError, struct.error, CalledProcessError) as error:
         raise CheckFailed(f"{path}: cannot be read as an ExecuTorch program ({error})") from error
 
 

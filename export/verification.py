@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.fx import GraphModule
 
 from export.bisect import blame
@@ -68,7 +69,7 @@ def culprits(bundle: Path, targets: Iterable[str]) -> dict[str, str]:
     examples = [torch.from_numpy(array) for array in inputs]
     module = _reference(bundle)
     with torch.no_grad():
-        step = module if widest.stream is not None else lower(module, examples)
+        step = module if widest.stream is not None else lower(_Whole(module), examples)
         program = program_of(step, examples)
     names = [info.name for info in (*widest.inputs, *widest.outputs)]
     conversion = Conversion(program, names, [inputs])
@@ -77,6 +78,20 @@ def culprits(bundle: Path, targets: Iterable[str]) -> dict[str, str]:
         artifact = manifest.artifact(name)
         found[name] = blame(find_target(name), artifact_path(bundle, artifact), conversion, inputs).removeprefix("; ")
     return found
+
+
+class _Whole(nn.Module):
+    """A loaded program as any other module: it has no modes to change between."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def train(self, mode: bool = True) -> _Whole:
+        return self
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.program(*tensors))
 
 
 def _reference(bundle: Path) -> GraphModule:

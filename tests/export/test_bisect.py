@@ -178,7 +178,7 @@ def test_weights_of_plain_modules_name_their_layers_too(tmp_path: Path) -> None:
     )
     path = tmp_path / "model.onnx"
     find_target("onnx-fp32").convert(Conversion(program, ["x", "y"]), path)
-    planted.change_onnx_weight(path, "2.weight")
+    planted.change_onnx_weight(path, "2.bias")
     culprit = find_culprit(
         find_target("onnx-fp32"), path, Conversion(program, ["x", "y"]), [np.ones((1, 3), np.float32)]
     )

@@ -111,10 +111,18 @@ def test_a_gelu_is_approximated_where_the_program_says_so() -> None:
     np.testing.assert_allclose(actual, F.gelu(x, approximate="tanh").numpy(), atol=1e-6)
 
 
+def test_a_reciprocal_has_the_epsilon_that_coremltools_gives_it(tmp_path: Path) -> None:
+    """coremltools 9.0 writes `torch.reciprocal` as 1 / (x + 1e-4), which fp16 hides and fp32 shows."""
+    x = torch.rand(X) + 1
+    package = convert(Apply(torch.reciprocal), tmp_path, coremltools.precision.FLOAT32)
+    (actual,) = mil_reference.evaluate(mil_reference.load(package), [x.numpy()])
+    np.testing.assert_allclose(actual, (1 / (x + 1e-4)).numpy(), rtol=1e-6)
+
+
 def test_an_unknown_operator_is_refused_by_name() -> None:
     @Builder.program(input_specs=[Builder.TensorSpec(shape=(2, 3))])
     def program(x):  # type: ignore[no-untyped-def]
-        return Builder.erf(x=x)
+        return Builder.non_zero(x=x)
 
-    with pytest.raises(CheckFailed, match="'erf' is not known"):
+    with pytest.raises(CheckFailed, match="'non_zero' is not known"):
         mil_reference.evaluate(program, [np.zeros((2, 3), dtype=np.float32)])
