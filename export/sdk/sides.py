@@ -17,7 +17,7 @@ _ANDROID_DELEGATES = ("vulkan", "qnn", "mediatek", "samsung", "nnapi")
 #: The default is the artifact that comes first: one that was shown to keep the numbers and runs on every phone, from
 #: the precision that its backend computes fastest without loss of quality. Others are for apps that profiled them.
 _PRECISIONS: dict[Runtime, tuple[str, ...]] = {
-    "coreml": ("fp16", "pal8", "pal6", "int8", "w8a8", "pal4", "fp32"),
+    "coreml": ("fp16", "pal8", "pal6", "int8", "w8a8", "pal4", "int4", "fp32"),
     "onnx": ("fp32", "fp16", "int8"),
     "executorch": ("fp32", "fp16", "int8"),
 }
@@ -34,6 +34,8 @@ def runtime_of(target: str) -> Runtime | None:
 def sides_of(target: str) -> set[Side]:
     """The sides that can use a target's artifacts."""
     runtime = runtime_of(target)
+    if "image" in target.split("-"):
+        return set()  # pictures of 8 bits: the generated code feeds and reads tensors
     if runtime == "coreml":
         return {"swift"}
     if runtime == "onnx":
@@ -65,17 +67,16 @@ def ranked(side: Side, artifacts: Sequence[Artifact]) -> list[Artifact]:
         backend, *variant, precision = artifact.target.split("-")
         order = _PRECISIONS[runtime]
         place = order.index(precision) if precision in order else len(order)
-        special = [word for word in variant if word != "xnnpack"]  # states, images, a GPU: not on every phone
+        special = [word for word in variant if word != "xnnpack"]  # states, a GPU: not on every phone
         return _PREFERRED[side].index(runtime), len(special), place, int(backend == "ort")
 
     return sorted((a for a in artifacts if side in sides_of(a.target)), key=rank)
 
 
 def usable(side: Side, artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """As `ranked`, without artifacts that take or give other things than tensors of float32, such as images."""
+    """As `ranked`, without artifacts that take or give other things than tensors of float32."""
     return [artifact for artifact in ranked(side, artifacts) if _is_of_floats(artifact)]
 
 
 def _is_of_floats(artifact: Artifact) -> bool:
-    tensors = all(info.dtype == "float32" for info in (*artifact.inputs, *artifact.outputs))
-    return tensors and "image" not in artifact.target.split("-")
+    return all(info.dtype == "float32" for info in (*artifact.inputs, *artifact.outputs))
