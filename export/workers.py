@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
 
 from export import handover
 from export.handover import Material
@@ -144,13 +146,24 @@ def _crew(bundle: Path, material: Material, most: int) -> Iterator[Crew]:
 
 def jobs(material: Material, targets: Sequence[Target], asked: int | None) -> int:
     """How many processes to make `targets` with; 1 is this one. Without a number `asked` for: the cores, and this
-    process alone where the model is so small that starting others takes longer than it saves."""
+    process alone where the model is so small that starting others takes longer than it saves.
+
+    Operators that this process has and a worker would lack, as a user's module may bring, keep it in this one.
+    """
+    if not all(_is_torchs_own(call.program) for call in material.calls.values()):
+        return 1
     if asked is not None:
         return min(asked, len(targets))
     operators = sum(node.op == "call_function" for node in material.call.program.graph.nodes)
     if operators < WORTHWHILE_OPERATORS:
         return 1
     return max(1, min(len(targets), os.cpu_count() or 1, available_bytes() // bytes_needed(material)))
+
+
+def _is_torchs_own(program: ExportedProgram) -> bool:
+    """Whether every operator is one that PyTorch has by itself."""
+    operators = [node.target for node in program.graph.nodes if isinstance(node.target, OpOverload)]
+    return {operator.namespace for operator in operators} <= {"aten", "prims"}
 
 
 def bytes_needed(material: Material) -> int:

@@ -23,6 +23,7 @@ from export.handover import Material
 from export.sources import Source
 from export.targets import Conversion, Written
 from export.worker import Failure
+from tests.conftest import Apply
 from toolkit.errors import CheckFailed, DeviceError, UserError
 
 ESTIMATES = {"params": 1, "macs": 1, "peak_activation_bytes": 1000}
@@ -157,6 +158,23 @@ def test_small_models_are_exported_in_one_process_unless_several_are_asked_for()
     assert workers.jobs(material(), chosen, None) == 1
     assert workers.jobs(material(), chosen, 2) == 2
     assert workers.jobs(material(), chosen, 9) == 2
+
+
+@torch.library.custom_op("handheld_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+@twice.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+@torch.no_grad()
+def test_operators_that_a_worker_would_not_know_keep_the_export_in_this_process() -> None:
+    source = Source("own", Apply(twice), (torch.randn(1, 3, 6, 8),), "module", "Apply", ("image",), ())
+    chosen = [targets.find_target(name) for name in ("onnx-fp32", "coreml-fp16")]
+    assert workers.jobs(Material(clip_call(source), ESTIMATES), chosen, 2) == 1
 
 
 def test_no_more_start_than_memory_holds_and_always_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
