@@ -82,7 +82,7 @@ def export(
         # 1. One lowered graph for all targets, proved equal to the module, with a real input and PyTorch's answer;
         #    and one more for every further size.
         progress.update(0, "lowering")
-        material = replace(_lowered(source, mode, list(shapes) or [shape], tiling), budget_db=budget_db)
+        material = replace(lowered(source, mode, list(shapes) or [shape], tiling), budget_db=budget_db)
         # 2. Each artifact: written, read back, compared, or taken from the cache; several at once.
         artifacts = make_all(chosen, folder, material, progress, jobs, use_cache)
         # 3. What any device needs to check itself, the card, and the manifest over all of it.
@@ -204,7 +204,7 @@ def _check_budget(budget_db: float | None, targets: Sequence[Target]) -> None:
         raise UserError(f"{named}: no lower precision that a budget could bound; leave out --budget, or add a target")
 
 
-def _lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None], tiling: bool) -> Material:
+def lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None], tiling: bool) -> Material:
     """The model lowered for every shape, the first the main one. Raises `UserError` where two of them are one."""
     main, *others = shapes
     call = clip_call(source, main, tiling) if mode == "clip" else stream_call(source, main)
