@@ -309,7 +309,8 @@ def samples(run: Path, *names: str) -> list[tuple[torch.Tensor, ...]]:
         count = sum(key.startswith(f"{names[0]}.") for key in tensors)
         found = [tuple(tensors[f"{name}.{number}"] for name in names) for number in range(max(1, count))]
     except (OSError, KeyError, SafetensorError) as error:
-        raise UserError(f"{path}: no held-out sample to export with; finish the run with `handheld distill`") from error
+        what = "images" if "image1" in names else "sample"
+        raise UserError(f"{path}: no held-out {what} to export with; finish the run with `handheld distill`") from error
     return found
 
 
