@@ -14,7 +14,7 @@ from toolkit.parity import LayerPrecision, MixedPrecision
 
 def is_budgeted(target: Target) -> bool:
     """Whether a target has a lower precision, whose loss a budget can bound."""
-    return target.tolerance.max_share is None and not target.keeps_states
+    return target.tolerance.max_share is None and not (target.keeps_states or target.one_precision)
 
 
 def within_budget(target: Target, material: Material) -> MixedPrecision | None:

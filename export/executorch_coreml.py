@@ -93,4 +93,4 @@ def _partitioner() -> CoreMLPartitioner:
 
 COREML = Delegate("coreml", "Core ML", _partitioner, lambda program: program)
 
-add_target(Target(TARGET, "model-coreml.pte", FP16, convert, load, open_size=open_method))
+add_target(Target(TARGET, "model-coreml.pte", FP16, convert, load, open_size=open_method, one_precision=True))

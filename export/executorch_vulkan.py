@@ -74,4 +74,4 @@ def _batched(program: ExportedProgram) -> bool:
 
 VULKAN = Delegate("vulkan", "Vulkan", lambda: VulkanPartitioner({"force_fp16": True}), frame_by_frame)
 
-add_target(Target(TARGET, "model-vulkan.pte", FP16, convert, load, open_size=open_method))
+add_target(Target(TARGET, "model-vulkan.pte", FP16, convert, load, open_size=open_method, one_precision=True))

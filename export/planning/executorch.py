@@ -15,14 +15,12 @@ from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_trans
 from executorch.exir.backend.partitioner import Partitioner
 from executorch.exir.verification.verifier import EXIRATenDialectVerifier
 from executorch.runtime import Runtime
-from torch import fx
 from torch._export.verifier import SpecViolationError
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from export.executorch import read, shuffle_pixels
-from export.lowering.lower import program_of
-from export.lowering.unrolled import unroll
+from export.executorch_vulkan import frame_by_frame
 from export.planning.coreml import NEURAL_ENGINE, placement
 from export.planning.registry import Outside, Plan, Stopped, origin, plans
 from export.planning.trial import refused_alone
@@ -48,7 +46,7 @@ def plan_vulkan(program: ExportedProgram) -> Plan:
     """Partition the program for Vulkan, whose convolutions take batch 1 only: frames are tensors of their own."""
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 
-    ready = _frame_by_frame(program).run_decompositions({})
+    ready = frame_by_frame(program).run_decompositions({})
     found = _plan(program, ready, [VulkanPartitioner({"force_fp16": True})], "Vulkan")
     return replace(found, accelerator="Vulkan GPU")
 
@@ -105,16 +103,6 @@ def _partitioned(ready: ExportedProgram, partitioners: Sequence[Partitioner], ch
         warnings.simplefilter("ignore")
         config = EdgeCompileConfig(_check_ir_validity=check)
         return to_edge_transform_and_lower(ready, partitioner=list(partitioners), compile_config=config)
-
-
-def _frame_by_frame(program: ExportedProgram) -> ExportedProgram:
-    """The same function with batch 1 throughout, where it takes more."""
-    inputs = [node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    if all(value.ndim == 0 or value.shape[0] == 1 for value in inputs):
-        return program
-    module = program.module()
-    assert isinstance(module, fx.GraphModule)
-    return program_of(unroll(module), [torch.zeros(value.shape, dtype=value.dtype) for value in inputs])
 
 
 def _kernels() -> set[str]:
