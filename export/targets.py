@@ -73,7 +73,8 @@ class Target:
     An artifact that `keeps_states` holds its stream's states itself: it takes and gives none. Where an artifact may
     hold several sizes, `open_size(path, name)` loads the function or method of one. `adapt(inputs, outputs, sample)` is
     for artifacts whose signature is another than the program's: it gives theirs, and the arrays that the sample then
-    has besides. An artifact of `one_precision` throughout has no layers that could stay `wide`. `beside` are names of files that `convert` writes beside the artifact.
+    has besides. An artifact of `one_precision` throughout has no layers that could stay `wide`. `beside` are names of
+    files that `convert` writes beside the artifact.
     """
 
     name: str
