@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from devices.host_runtimes import RUNTIMES, OnnxRuntime, PyTorch, read_etdump_events, read_onnxruntime_profile
+from devices.host_runtimes import (
+    RUNTIMES,
+    OnnxRuntime,
+    PyTorch,
+    check_backend,
+    read_etdump_events,
+    read_onnxruntime_profile,
+)
 from devices.records import OperatorTime
+from toolkit.errors import DeviceError
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -164,3 +173,17 @@ def test_pytorch_tells_the_time_of_its_kernels(reference_model: Path, latent: np
 
 def test_runtimes_are_found_by_the_first_word_of_a_target() -> None:
     assert set(RUNTIMES) == {"onnx", "executorch", "reference"}
+
+
+@pytest.mark.parametrize(
+    ("target", "device"), [("executorch-vulkan-fp16", "Android"), ("executorch-coreml-fp16", "an iPhone or a Mac")]
+)
+@pytest.mark.skipif(sys.platform == "darwin", reason="ExecuTorch has Core ML there")
+def test_a_delegate_that_this_host_lacks_is_named_with_the_device_to_use(target: str, device: str) -> None:
+    with pytest.raises(DeviceError, match=f"{target} is not runnable here.*{device}"):
+        check_backend(Path("model.pte"), target)
+
+
+def test_delegates_that_every_host_has_pass() -> None:
+    for target in ("executorch-xnnpack-int8", "onnx-fp32", "reference"):
+        check_backend(Path("model"), target)
