@@ -200,16 +200,15 @@ class _Walk:
         found = named[0] if named else suspects[-1]
         expected, actual = found.expected.double().numpy(), found.actual.astype(np.float64)
         beside = tuple(self._between(found.value)) if inputs_agree else ()
-        common = {"operator": found.value.operator, "layer": layer_of(found.node), "node": found.value.name}
+        where = found.value.operator, layer_of(found.node), found.value.name
         if expected.shape != actual.shape:
-            shapes = {"expected": str(list(expected.shape)), "actual": str(list(actual.shape))}
-            return Culprit(**common, **shapes, what="shape")
+            return Culprit(*where, str(list(expected.shape)), str(list(actual.shape)), what="shape")
         difference = np.nan_to_num(np.abs(expected - actual), nan=math.inf)
         index = np.unravel_index(int(difference.argmax()), difference.shape) if difference.size else ()
         scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0)) or 1.0
         most = float(difference.max(initial=0))
         return Culprit(
-            **common,
+            *where,
             expected=float(expected[index]),
             actual=float(actual[index]),
             at_index=tuple(int(i) for i in index),
@@ -240,7 +239,8 @@ class _Walk:
             wanted = {value.name for value in (*self.pairs.of.values(), *self.pairs.outputs.values())}
             order = [value for value in self.artifact.values if value.name in wanted]
             start = next(place for place, value in enumerate(order) if value.name == name)
-            block, held = [], 0
+            block: list[str] = []
+            held = 0
             for value in order[start:]:
                 held += 4 * math.prod(value.shape or (1,))
                 if block and held > BLOCK_BYTES:
@@ -264,20 +264,20 @@ def _pair(program: ExportedProgram, nodes: Sequence[Node], artifact: ValueReader
     }
     computed = [node for node in nodes if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)]
     for node in computed:
-        value = by_key.get(node.name) or made.get(node.name)
+        named = by_key.get(node.name) or made.get(node.name)
         if node.name in made:
             pairs.outputs[node] = made[node.name]
-        if value is not None and (value.shape is None or value.shape == tuple(node.meta["val"].shape)):
-            pairs.of[node] = value
+        if named is not None and (named.shape is None or named.shape == tuple(node.meta["val"].shape)):
+            pairs.of[node] = named
             pairs.by_name.add(node)
     place_of = {value.name: place for place, value in enumerate(artifact.values)}
-    before, waiting = -1, []
+    before = -1
+    waiting: list[Node] = []
     for node in computed:
-        value = pairs.of.get(node)
-        if value is None:
+        if node not in pairs.of:
             waiting.append(node)
             continue
-        place = place_of[value.name]
+        place = place_of[pairs.of[node].name]
         if place > before:
             _pair_in_order(pairs, waiting, artifact.values[before + 1 : place])
             before = place
@@ -312,7 +312,8 @@ def _given(program: ExportedProgram, inputs: Sequence[np.ndarray]) -> dict[str, 
 
 
 def _called(node: Node, values: Mapping[Node, Any]) -> Any:
-    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda used: values[used])
+    args: Any = torch.fx.map_arg(node.args, lambda used: values[used])
+    kwargs: Any = torch.fx.map_arg(node.kwargs, lambda used: values[used])
     if node.target is operator.getitem:
         return args[0][args[1]]
     assert callable(node.target)

@@ -133,7 +133,8 @@ def _topk(given: Inputs) -> list[torch.Tensor]:
 
 @operator("argsort")
 def _argsort(given: Inputs) -> torch.Tensor:
-    return wide(given["x"]).argsort(int(given["axis"]), not given["ascending"], stable=True)
+    descending = not given["ascending"]
+    return torch.argsort(wide(given["x"]), dim=int(given["axis"]), descending=descending, stable=True)
 
 
 @operator("one_hot")

@@ -176,10 +176,10 @@ def _by_task(pairs: Sequence[tuple[np.ndarray, np.ndarray]], truths: Sequence[to
             known.append((*outputs, truth.float()))
     if not known:
         return None
-    name = "psnr_db" if known[0][2].ndim == 4 else "epe"
-    score = metrics.psnr if name == "psnr_db" else _epe
-    right, actual = (float(np.mean([score(outputs[n], outputs[2]) for outputs in known])) for n in (0, 1))
-    return task_metric(name, right, actual, len(known))
+    is_video = known[0][2].ndim == 4
+    score = metrics.psnr if is_video else _epe
+    of_pytorch, of_artifact = (float(np.mean([score(outputs[n], outputs[2]) for outputs in known])) for n in (0, 1))
+    return task_metric("psnr_db" if is_video else "epe", of_pytorch, of_artifact, len(known))
 
 
 def _epe(flow: torch.Tensor, truth: torch.Tensor) -> float:

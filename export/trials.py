@@ -16,12 +16,10 @@ import torch
 from torch.fx import GraphModule, Interpreter
 
 from toolkit.bundle import TensorInfo
-from toolkit.streaming import StreamDecoder, StreamFacts
+from toolkit.streaming import Step, StreamDecoder, StreamFacts
 
 CLIP_LATENT, CLIP_FRAMES = "clip_latent", "clip_frames"
 MOST_HELD_OUT = 3
-
-Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Trial:
 
 
 def make_trials(
-    step: Run, sample: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo], stream: StreamFacts | None
+    step: Step, sample: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo], stream: StreamFacts | None
 ) -> list[Trial]:
     """Held-out inputs that the `sample` has (see `held_out`), then adversarial ones, with PyTorch's answers.
 
@@ -84,13 +82,15 @@ def unpacked(arrays: Mapping[str, np.ndarray]) -> tuple[list[Trial], list[torch.
     return list(trials.values()), truths
 
 
-def runner(step: Run, inputs: Sequence[TensorInfo], stream: StreamFacts | None) -> Run:
+def runner(
+    step: Step, inputs: Sequence[TensorInfo], stream: StreamFacts | None
+) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
     """A run of a trial's inputs by `step`, one call of an artifact: of a stream, all steps of a clip from the first.
 
     `inputs` are the artifact's; a stream's are latent, first and the states that it does not keep itself.
     """
     if stream is None:
-        return step
+        return lambda given: list(step(given))
 
     def decode(clip: Sequence[np.ndarray]) -> list[np.ndarray]:
         decoder = StreamDecoder(step, [info.shape for info in inputs[2:]], stream)

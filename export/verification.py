@@ -6,7 +6,7 @@ the same names, and a second program would double the bundle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
     program, widest = _reference(bundle), _widest(manifest)
     sample = read_sample(bundle, manifest)
 
-    def step(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def step(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         return to_arrays(program(*map(torch.from_numpy, arrays)))
 
     results: dict[str, list[InputCheck]] = {}

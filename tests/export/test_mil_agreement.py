@@ -130,12 +130,12 @@ PICTURE_CASES: dict[str, nn.Module] = {
     "hardswish": nn.Hardswish(),
     "glu": nn.GLU(1),
     "floor division": Apply(lambda x: torch.floor_divide(x * 3, 2.0)),
-    "logic": Apply(lambda x: ((x > 0) & (x < 1) | ~(x > -1)).float()),
-    "places that are computed": Apply(lambda x: torch.take_along_dim(x, x.argmax(2, keepdim=True), 2)),
+    "logic": Apply(
+        lambda x: torch.logical_and(x > 0, torch.logical_not(x > 1)).float() + torch.logical_or(x > 2, x < 0).float()
+    ),
+    "places that are computed": Apply(lambda x: x.gather(2, x.argmax(2, keepdim=True))),
     "sorted": Apply(lambda x: x.topk(4, 1).values),
     "ascending": Apply(lambda x: x.sort(1).values),
-    "set places": Apply(lambda x: x.index_copy(1, torch.tensor([4, 1]), x[:, :2] * 3)),
-    "added places": Apply(lambda x: x.index_add(1, torch.tensor([4, 1]), x[:, :2] * 3)),
     "scattered": Apply(lambda x: torch.zeros_like(x).scatter(2, x.argmax(2, keepdim=True), x[:, :, :1])),
     "lower triangle": Apply(lambda x: x.tril(1)),
     "upper triangle": Apply(lambda x: x.triu()),
