@@ -188,9 +188,31 @@ def tidy(path: Path) -> None:
 
 
 def _precision(form: Form) -> Any:
-    if form.precision is coremltools.precision.FLOAT32 or form.compression is not None:
+    if form.precision is coremltools.precision.FLOAT32:
         return form.precision
-    return coremltools.transform.FP16ComputePrecision(op_selector=lambda operation: not is_wide(operation))
+    keeps = [_places_samples] if form.compression is not None else [_places_samples, is_wide]
+    return coremltools.transform.FP16ComputePrecision(op_selector=lambda op: not any(keep(op) for keep in keeps))
+
+
+def _places_samples(operation: Operation) -> bool:
+    """Whether an operator resamples, or computes the coordinates for it since the last convolution or product.
+
+    In fp16 a coordinate is a whole pixel's part off, which costs optical flow some 20 dB; all else is worth less.
+    """
+    if operation.op_type == "resample":
+        return True
+    if operation.op_type in WEIGHTED:
+        return False
+    found, pending = set(), list(operation.outputs)
+    while pending:
+        value = pending.pop()
+        for user in value.child_ops:
+            if user.op_type == "resample" and user.coordinates is value:
+                return True
+            if user not in found and user.op_type not in (*WEIGHTED, "resample"):
+                found.add(user)
+                pending += user.outputs
+    return False
 
 
 def pass_pipeline(form: Form) -> coremltools.PassPipeline:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from export import coreml
+from export import coreml, mil_reference
 from export.targets import Conversion
 from tests.export import coreml_nets as nets
 from toolkit.errors import CheckFailed, UserError
@@ -105,3 +105,26 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
         "Manifest.json",
         *(f"Data/com.apple.CoreML/{f}" for f in ("model.mlmodel", "weights/weight.bin")),
     }
+
+
+class Warp(nn.Module):
+    """Features moved by what a convolution says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grid = self.conv(x).permute(0, 2, 3, 1) * 0.25 + 0.125
+        return nn.functional.grid_sample((x * 3).relu(), grid, align_corners=False)
+
+
+def test_coordinates_stay_in_fp32(tmp_path: Path) -> None:
+    path = nets.write("coreml-fp16", tmp_path, program=nets.program(module=Warp()))
+    operations = mil_reference.main_function(mil_reference.load(path)).operations
+    resample = next(operation for operation in operations if operation.op_type == "resample")
+    assert resample.coordinates.dtype.__name__ == "fp32"
+    kinds = {
+        op.op_type: op.outputs[0].dtype.__name__ for op in operations if op.op_type in ("conv", "relu", "transpose")
+    }
+    assert kinds == {"conv": "fp16", "relu": "fp16", "transpose": "fp32"}
