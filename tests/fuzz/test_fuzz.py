@@ -44,10 +44,13 @@ class Sandbox:
         return self.root / "outside"
 
     def snapshot(self) -> dict[str, Any]:
-        """Every file but those below `work/output`, by its content; what is no plain file by its kind."""
+        """Every file but those below `work/output`, by its content; what is no plain file by its kind.
+
+        ONNX Runtime keeps an identifier of the machine in the home's cache when a process first imports it.
+        """
         found: dict[str, Any] = {}
         for path in sorted(self.root.rglob("*")):
-            if not path.is_relative_to(self.work / "output"):
+            if not any(path.is_relative_to(own) for own in (self.work / "output", self.root / "home" / ".cache")):
                 plain = path.is_file() and not path.is_symlink()
                 found[str(path.relative_to(self.root))] = path.read_bytes() if plain else path.lstat().st_mode
         return found
