@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -128,8 +129,11 @@ export.export(small_source(), ["onnx-fp32", "coreml-fp16"], __import__("pathlib"
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_process_that_started_them(stop: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "bundle")]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    for folder in ("temporary", "output"):
+        (tmp_path / folder).mkdir()
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "output" / "bundle")]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
         started: list[psutil.Process] = []
         while len(started) < 2 and process.poll() is None:
             started = psutil.Process(process.pid).children()
@@ -139,7 +143,8 @@ def test_workers_end_with_the_process_that_started_them(stop: signal.Signals, tm
     assert len(started) == 2
     assert not any(child.is_running() for child in started)
     if stop == signal.SIGINT:  # a process that is killed cannot tidy up
-        assert not list(tmp_path.iterdir())
+        assert not list((tmp_path / "output").iterdir())
+        assert not list((tmp_path / "temporary").glob("handheld-export-*"))
 
 
 def test_a_target_that_was_added_at_run_time_is_made_in_this_process() -> None:
