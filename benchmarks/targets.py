@@ -5,7 +5,8 @@ that ships. Of every artifact: its size, its parity and how that was shown, the 
 seconds that writing and proving it takes from the lowered graph on, and p50 where a runtime of this host executes it:
 all artifacts of a model in turn, with equally many threads. Results of models that were not named stay.
 
-Bars: every target of every model holds its tolerance; int8 is faster than fp32 in ONNX Runtime and in ExecuTorch.
+A precision that loses too much is exported again with a budget at its tolerance; the table says how many layers that
+keeps. Bars: every target of every model holds its tolerance; int8 is faster than fp32 in ONNX Runtime and in ExecuTorch.
 Where it is not, the operators that take the time are printed.
 """
 
@@ -27,13 +28,14 @@ from benchmarks import results_file
 from benchmarks.bars import Bar, at_least, print_bars
 from benchmarks.timing import interleaved
 from devices.host_runtimes import RUNTIMES, Runtime
+from export.handover import Material
 from export.pipeline import lowered, write_artifact
 from export.targets import all_targets, find_target
 from toolkit import students
 from toolkit.bundle import Artifact
 from toolkit.cli.output import console, print_table
 from toolkit.cli.runs import find_run
-from toolkit.errors import HandheldError
+from toolkit.errors import CheckFailed, HandheldError
 from toolkit.quiet import hush_libraries
 
 THREADS, ROUNDS = 2, 15
@@ -50,7 +52,7 @@ SLOWEST = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact; `why` says why there is none, or why its tolerance does not hold."""
+    """One artifact; `why` says why there is none. `kept` are layers at higher precision, without which it fails."""
 
     model: str
     target: str
@@ -60,6 +62,7 @@ class Row:
     share: float | None = None
     psnr_db: float | None = None
     delegated_share: float | None = None
+    kept: str | None = None
     export_s: float | None = None
     p50_ms: float | None = None
     why: str = ""
@@ -92,7 +95,7 @@ def measure(name: str, targets: Sequence[str], folder: Path) -> list[Row]:
         for target in targets:
             start = time.perf_counter()
             try:
-                artifact = write_artifact(find_target(target), folder, material)
+                artifact = made(target, folder, material)
             except HandheldError as error:
                 rows[target] = Row(name, target, why=str(error))
                 console.print(f"{name}: {target}: {error}", markup=False, soft_wrap=True, highlight=False)
@@ -108,8 +111,21 @@ def measure(name: str, targets: Sequence[str], folder: Path) -> list[Row]:
     return list(rows.values())
 
 
+def made(name: str, folder: Path, material: Material) -> Artifact:
+    """The artifact; where its precision loses too much, with the fewest layers kept that bring it to its tolerance."""
+    target = find_target(name)
+    try:
+        return write_artifact(target, folder, material)
+    except CheckFailed as error:
+        if not target.is_mixable:
+            raise
+        console.print(f"{name}: {error}", markup=False, soft_wrap=True, highlight=False)
+        budget = target.tolerance.min_psnr_db
+        return write_artifact(target, folder, replace(material, budget_db=budget))
+
+
 def row(name: str, artifact: Artifact, seconds: float) -> Row:
-    parity = artifact.parity
+    parity, mixed = artifact.parity, artifact.mixed_precision
     return Row(
         model=name,
         target=artifact.target,
@@ -119,6 +135,7 @@ def row(name: str, artifact: Artifact, seconds: float) -> Row:
         share=parity.share,
         psnr_db=parity.psnr_db,
         delegated_share=artifact.graph.delegated_share,
+        kept=None if mixed is None else f"{len(mixed.wide)} of {len(mixed.layers)}",
         export_s=seconds,
     )
 
@@ -151,6 +168,7 @@ def print_rows(rows: Sequence[Row]) -> None:
         "max |Δ| of scale",
         "PSNR dB",
         "how",
+        "layers kept",
         "delegated",
         "export s",
         "p50 ms",
@@ -158,11 +176,13 @@ def print_rows(rows: Sequence[Row]) -> None:
     lines = []
     for r in rows:
         verdict = "pass" if r.passed else "FAIL"
-        figures = [(r.share, ".1e"), (r.psnr_db, ".1f"), (None, ""), (r.delegated_share, ".1%"), (r.export_s, ".1f")]
-        share, psnr, _, delegated, seconds = ("–" if value is None else format(value, form) for value, form in figures)
+        figures = [(r.share, ".1e"), (r.psnr_db, ".1f"), (r.delegated_share, ".1%"), (r.export_s, ".1f")]
+        share, psnr, delegated, seconds = ("–" if value is None else format(value, form) for value, form in figures)
         size = "–" if r.bytes is None else f"{r.bytes / 1e6:.2f}"
         p50 = "–" if r.p50_ms is None else f"{r.p50_ms:.1f}"
-        lines.append([r.model, r.target, size, verdict, share, psnr, r.how or "–", delegated, seconds, p50])
+        lines.append(
+            [r.model, r.target, size, verdict, share, psnr, r.how or "–", r.kept or "–", delegated, seconds, p50]
+        )
     print_table(f"every target, timed on {results_file.processor()} with {THREADS} threads", columns, lines, words=2)
     for r in rows:
         if r.why:

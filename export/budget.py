@@ -12,17 +12,12 @@ from export.targets import Conversion, Target
 from toolkit.parity import LayerPrecision, MixedPrecision
 
 
-def is_budgeted(target: Target) -> bool:
-    """Whether a target has a lower precision, whose loss a budget can bound."""
-    return target.tolerance.max_share is None and not (target.keeps_states or target.one_precision)
-
-
 def within_budget(target: Target, material: Material) -> MixedPrecision | None:
     """What the material's budget asks of this target; None without a budget, and of targets that reduce nothing.
 
     Raises `CheckFailed` where not even the model with all its layers kept reaches the budget.
     """
-    if material.budget_db is None or not is_budgeted(target):
+    if material.budget_db is None or not target.is_mixable:
         return None
     call = material.call
     with tempfile.TemporaryDirectory() as folder:

@@ -74,7 +74,7 @@ def check_deeply(
     with _opened(target, path) as session:
         parity, given = _on_sample(session, target, call.sample, inputs, outputs, call.stream)
         if not parity.passed:
-            raise CheckFailed(f"{target.name}: {parity}{blame(target, path, conversion, sample)}")
+            raise CheckFailed(f"{target.name}: {parity}{blame(target, path, conversion, sample)}{remedy(target, wide)}")
         own = partial(rounding, call.program.module(), inputs=call.inputs, stream=call.stream)
         checks, outputs_of = [], {}
         trials = call.trials if _same(inputs, call.inputs) and _same(outputs, call.outputs) else ()
@@ -83,7 +83,9 @@ def check_deeply(
             checks.append(found)
             if not found.passed:
                 example = trial.inputs if call.stream is None else sample
-                raise CheckFailed(f"{target.name}: {found}{blame(target, path, conversion, example)}")
+                raise CheckFailed(
+                    f"{target.name}: {found}{blame(target, path, conversion, example)}{remedy(target, wide)}"
+                )
             if not found.parity.passed:
                 log.warning("%s: %s", target.name, found)
     held = [trial for trial in trials if trial.kind == "held-out"]
@@ -93,6 +95,13 @@ def check_deeply(
     if metric is not None and not metric.passed:
         raise CheckFailed(f"{target.name}: FAIL: {metric}")
     return Proof(parity, checks, metric)
+
+
+def remedy(target: Target, wide: frozenset[str]) -> str:
+    """What can be done about a lower precision that loses too much, as long as no layers were kept."""
+    if wide or not target.is_mixable:
+        return ""
+    return f"; --budget psnr={target.tolerance.min_psnr_db:g} keeps the layers at higher precision that need it"
 
 
 def check_trial(

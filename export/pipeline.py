@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from export import cache, facts, isolation, parity, reproducible, workers
-from export.budget import is_budgeted, within_budget
+from export.budget import within_budget
 from export.calls import Call, clip_call, stream_call
 from export.handover import Material
 from export.lowering.lower import max_rank
@@ -199,7 +199,7 @@ def _chosen(names: Sequence[str], several: bool) -> list[Target]:
 
 
 def _check_budget(budget_db: float | None, targets: Sequence[Target]) -> None:
-    if budget_db is not None and not any(is_budgeted(target) for target in targets):
+    if budget_db is not None and not any(target.is_mixable for target in targets):
         named = ", ".join(target.name for target in targets)
         raise UserError(f"{named}: no lower precision that a budget could bound; leave out --budget, or add a target")
 

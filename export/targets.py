@@ -88,6 +88,11 @@ class Target:
     one_precision: bool = False
     beside: tuple[str, ...] = ()
 
+    @property
+    def is_mixable(self) -> bool:
+        """Whether some of its layers can keep a higher precision, so that a budget bounds what the others lose."""
+        return self.tolerance.min_psnr_db is not None and not (self.keeps_states or self.one_precision)
+
 
 _TARGETS: dict[str, Target] = {}
 _BACKENDS = (

@@ -28,10 +28,10 @@ from toolkit.bundle import Artifact
 from toolkit.errors import DeviceError, HandheldError
 
 SECONDS_BETWEEN_LOOKS = 0.1
-#: A process of its own pays from this size on: below, conversions take less time than starting Python and torch.
+#: A process of its own is assumed to pay from this size on: below, starting Python and torch takes longer.
 WORTHWHILE_OPERATORS = 300
-#: What a conversion may need at most: an interpreter with its libraries, the weights as often as converters were seen
-#: to hold copies of them, and the activations of one call, PyTorch's and the artifact's.
+#: What a conversion is assumed to need at most: an interpreter with its libraries, the copies of the weights that
+#: tracing and serializing make, and the activations of one call, PyTorch's and the artifact's.
 BASE_BYTES, WEIGHT_COPIES, ACTIVATION_COPIES = 1 << 30, 12, 3
 #: Prepares a worker's path before anything of ours is imported: it finds what the process that started it found.
 START = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from export import worker; worker.run(sys.argv[2])"
