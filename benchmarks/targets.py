@@ -6,8 +6,8 @@ seconds that writing and proving it takes from the lowered graph on, and p50 whe
 all artifacts of a model in turn, with equally many threads. Results of models that were not named stay.
 
 A precision that loses too much is exported again with a budget at its tolerance; the table says how many layers that
-keeps. Bars: every target of every model holds its tolerance; int8 is faster than fp32 in ONNX Runtime and in ExecuTorch.
-Where it is not, the operators that take the time are printed.
+keeps. Bars: every target of every model holds its tolerance; int8 is faster than fp32 in ONNX Runtime and in
+ExecuTorch. Where it is not, the operators that take the time are printed.
 """
 
 from __future__ import annotations
