@@ -19,14 +19,12 @@ from executorch.backends.apple.coreml import executorchcoreml
 from executorch.backends.apple.coreml.compiler import CoreMLBackend
 from executorch.backends.apple.coreml.compiler.coreml_preprocess import MULTIMETHOD_WEIGHT_SHARING_STRATEGY
 from executorch.backends.apple.coreml.partition import CoreMLPartitioner
-from executorch.runtime import Runtime
 
 from export import executorch, mil_reference
 from export.executorch import FORWARD, Delegate, methods
-from export.executorch_reference import Method, Tensors
+from export.executorch_reference import Tensors, open_delegated
 from export.targets import FP16, Conversion, Session, Target, Written, add_target
 from toolkit.errors import CheckFailed, UserError
-from toolkit.quiet import native_stderr_hidden
 
 TARGET = "executorch-coreml-fp16"
 BACKEND = "CoreMLBackend"
@@ -51,12 +49,9 @@ def load(path: Path) -> Session:
 
 def open_method(path: Path, name: str) -> Session:
     """One method of the file, as `load`."""
-    with native_stderr_hidden():
-        available = Runtime.get().backend_registry.is_available(BACKEND)
-    if available:
-        return executorch.open_method(path, name)
-    runtime = f"export.mil_reference, coremltools {version('coremltools')}, of executorch {version('executorch')}"
-    return Session(Method(path, name, BACKEND, _open_package), "reference-evaluated", runtime)
+    return open_delegated(
+        path, name, BACKEND, _open_package, f"export.mil_reference, coremltools {version('coremltools')}"
+    )
 
 
 def _open_package(payload: bytes, _named: Mapping[str, bytes]) -> _Package:

@@ -7,6 +7,7 @@ what was written and the effect of fp16; it says nothing of the runtime, the acc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ import torch
 from executorch.exir import schema
 from executorch.exir._serialize._program import PTEFile, deserialize_pte_binary
 from executorch.exir.tensor import scalar_type_enum
+from executorch.runtime import Runtime
 
+from export import executorch
+from export.targets import Session
 from toolkit.errors import CheckFailed, unknown_name
+from toolkit.quiet import native_stderr_hidden
 
 Tensors = Sequence[torch.Tensor]
 #: From a delegate's payload and the file's named data to a function of the delegate's inputs.
@@ -114,3 +119,14 @@ def named_data(file: PTEFile) -> dict[str, bytes]:
     if stored is None:
         return {}
     return {key: bytes(stored.buffers[entry.buffer_index]) for key, entry in stored.pte_data.items()}
+
+
+def open_delegated(path: Path, name: str, backend: str, open_delegate: OpenDelegate, evaluator: str) -> Session:
+    """One method of a file: executed where ExecuTorch has the back end here, else evaluated; `evaluator` is what does
+    that for its delegates."""
+    with native_stderr_hidden():
+        available = Runtime.get().backend_registry.is_available(backend)
+    if available:
+        return executorch.open_method(path, name)
+    runtime = f"{evaluator}, of executorch {version('executorch')}"
+    return Session(Method(path, name, backend, open_delegate), "reference-evaluated", runtime)

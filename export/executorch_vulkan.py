@@ -7,23 +7,20 @@ The runtime of this host has no Vulkan: the graph is read back out of the file a
 from __future__ import annotations
 
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from executorch.runtime import Runtime
 from torch import fx
 from torch.export import ExportedProgram
 
 from export import executorch
 from export.executorch import FORWARD, Delegate, methods
-from export.executorch_reference import Method
+from export.executorch_reference import open_delegated
 from export.executorch_vulkan_graph import VulkanPartitioner, open_graph
 from export.lowering.lower import program_of
 from export.lowering.unrolled import unroll
 from export.targets import FP16, Conversion, Session, Target, Written, add_target
 from toolkit.errors import UserError
-from toolkit.quiet import native_stderr_hidden
 
 TARGET = "executorch-vulkan-fp16"
 BACKEND = "VulkanBackend"
@@ -48,12 +45,7 @@ def load(path: Path) -> Session:
 
 def open_method(path: Path, name: str) -> Session:
     """One method of the file, as `load`."""
-    with native_stderr_hidden():
-        available = Runtime.get().backend_registry.is_available(BACKEND)
-    if available:
-        return executorch.open_method(path, name)
-    runtime = f"export.executorch_vulkan_graph, of executorch {version('executorch')}"
-    return Session(Method(path, name, BACKEND, open_graph), "reference-evaluated", runtime)
+    return open_delegated(path, name, BACKEND, open_graph, "export.executorch_vulkan_graph")
 
 
 def frame_by_frame(program: ExportedProgram) -> ExportedProgram:
