@@ -46,5 +46,5 @@ def blame(target: Target, path: Path, conversion: Conversion, inputs: Sequence[n
         log.info("%s: the operator at fault could not be looked for", path, exc_info=True)
         return f"; the operator at fault could not be looked for ({' '.join(str(error).split())[:120]})"
     if found is None:
-        return "; every operator of the file that can be compared gives what PyTorch gives"
+        return "; no operator of the file is wrong by itself"
     return f"; first wrong: {found}" if found.inputs_agree else f"; {found}"

@@ -72,10 +72,11 @@ def culprits(bundle: Path, targets: Iterable[str]) -> dict[str, str]:
         step = module if widest.stream is not None else lower(_Whole(module), examples)
         program = program_of(step, examples)
     names = [info.name for info in (*widest.inputs, *widest.outputs)]
-    conversion = Conversion(program, names, [inputs])
     found = {}
     for name in targets:
         artifact = manifest.artifact(name)
+        mixed = artifact.mixed_precision
+        conversion = Conversion(program, names, [inputs], frozenset() if mixed is None else mixed.wide)
         found[name] = blame(find_target(name), artifact_path(bundle, artifact), conversion, inputs).removeprefix("; ")
     return found
 
