@@ -12,7 +12,6 @@ import numpy as np
 
 from devices.intervals import CONFIDENCE, RESAMPLES, SEED
 from devices.likeness import Matched, by_device, differences, inputs_in_words, matched
-from devices.parities import signature
 from devices.profiling import profile
 from devices.records import Failure, Profile, ProfileRecord
 from devices.sessions import Watch
@@ -114,7 +113,7 @@ def compare(
 def _check_inputs(base: Path, new: Path) -> None:
     """Raise `UserError` where two bundles take inputs of different shapes: their times do not speak of the same."""
     shapes = [
-        inputs_in_words({info.name: list(info.shape) for info in signature(read_manifest(bundle)).inputs})
+        inputs_in_words({info.name: list(info.shape) for info in read_manifest(bundle).signature.inputs})
         for bundle in (base, new)
     ]
     if shapes[0] != shapes[1]:

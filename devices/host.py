@@ -16,7 +16,7 @@ import psutil
 from devices import memory, protocol, sessions
 from devices.bench import drive
 from devices.host_runtimes import RUNTIMES, Runtime, check_backend, import_runtime, runtime_failures
-from devices.parities import REFERENCE_TARGET, prove, sample, signature, tolerance
+from devices.parities import REFERENCE_TARGET, prove, sample, tolerance
 from devices.records import Device, Memory, OperatorTime, Profile
 from devices.requests import Request
 from devices.sessions import Source
@@ -82,7 +82,7 @@ class HostBench:
     def memory(self, source: Source) -> Memory:
         if source.path in self._memories:
             return self._memories[source.path]
-        inputs = [info.name for info in signature(source.manifest).inputs]
+        inputs = [info.name for info in source.manifest.signature.inputs]
         return memory.measure(source.target.split("-")[0], source.path, source.bundle / SAMPLE, inputs, self.threads)
 
     def temperature(self) -> float | None:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from devices.flow_tiles import is_large, resized, scaled, tile_count, tiled_flow, unit_range
 from devices.host import available_cores, load, runnable
-from devices.parities import REFERENCE_TARGET, signature
+from devices.parities import REFERENCE_TARGET
 from toolkit.bundle import open_bundle
 from toolkit.errors import DeviceError, UserError, unknown_name
 from toolkit.files import check_writable
@@ -51,7 +51,7 @@ class FlowModel:
         if self.target not in paths:
             raise unknown_name(f"target that this machine runs in {bundle}:", self.target, paths)
         self._loaded = load(bundle, manifest, self.target, paths[self.target], available_cores())
-        _, _, height, width = signature(manifest).inputs[0].shape
+        _, _, height, width = manifest.signature.inputs[0].shape
         self.runtime, self.size = self._loaded.runtime, (height, width)
         self.reach = _reach(manifest.model.config)
 

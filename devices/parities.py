@@ -25,20 +25,9 @@ class Sample(NamedTuple):
     expected: dict[str, np.ndarray]
 
 
-def signature(manifest: Manifest) -> Artifact:
-    """The artifact whose inputs and outputs are those of the bundle's reference: one that does not hide its states,
-    and has tensors for pictures."""
-    return max(manifest.artifacts, key=lambda artifact: (not has_pictures(artifact), len(artifact.inputs)))
-
-
-def has_pictures(artifact: Artifact) -> bool:
-    """Whether an artifact takes or gives pixel buffers, which the profilers do not make."""
-    return any(info.dtype == "uint8" for info in (*artifact.inputs, *artifact.outputs))
-
-
 def sample(bundle: Path, manifest: Manifest) -> Sample:
     """The inputs of `sample.npz`, and PyTorch's fp32 output on them."""
-    described = signature(manifest)
+    described = manifest.signature
     arrays = read_sample(bundle, manifest)
     return Sample(
         {info.name: arrays[info.name] for info in described.inputs},

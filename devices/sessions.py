@@ -18,7 +18,6 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 from pydantic import Field
 
 from devices import protocol
-from devices.parities import signature
 from devices.records import (
     Device,
     Failure,
@@ -190,7 +189,7 @@ def plan(
                 target=source.target,
                 artifact_sha256=sha256(source.path),
                 artifact_bytes=size_bytes(source.path),
-                inputs={info.name: list(info.shape) for info in signature(source.manifest).inputs},
+                inputs={info.name: list(info.shape) for info in source.manifest.signature.inputs},
                 unit=source.unit,
             )
             for source in candidates

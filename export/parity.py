@@ -51,7 +51,7 @@ def check(
     A stream decodes the sample's whole clip, step by step, and must give the clip's frames. Raises `CheckFailed`
     where the artifact cannot even be loaded or run: an artifact that does not run has no parity.
     """
-    with _opened(target, artifact) as session:
+    with opened(target, artifact) as session:
         return _on_sample(session, target, sample, inputs, outputs, stream)[0]
 
 
@@ -71,13 +71,13 @@ def check_deeply(
     """
     conversion = Conversion(call.program, call.names, call.calibration, wide)
     sample = [call.sample[info.name] for info in call.inputs]
-    with _opened(target, path) as session:
+    with opened(target, path) as session:
         parity, given = _on_sample(session, target, call.sample, inputs, outputs, call.stream)
         if not parity.passed:
             raise CheckFailed(f"{target.name}: {parity}{blame(target, path, conversion, sample)}{remedy(target, wide)}")
         own = partial(rounding, call.program.module(), inputs=call.inputs, stream=call.stream)
         checks, outputs_of = [], {}
-        trials = call.trials if _same(inputs, call.inputs) and _same(outputs, call.outputs) else ()
+        trials = call.trials if alike(inputs, call.inputs) and alike(outputs, call.outputs) else ()
         for trial in trials:
             found, outputs_of[trial.name] = check_trial(session, target, trial, inputs, call.stream, own)
             checks.append(found)
@@ -133,13 +133,14 @@ def check_trial(
     return InputCheck(name=trial.name, kind=trial.kind, parity=parity, rounding=own, passed=passed), given
 
 
-def _same(own: Sequence[TensorInfo], others: Sequence[TensorInfo]) -> bool:
+def alike(own: Sequence[TensorInfo], others: Sequence[TensorInfo]) -> bool:
     """Whether an artifact takes, or gives, what PyTorch does, but for states at the end that it keeps itself."""
     return list(own) == list(others[: len(own)])
 
 
 @contextmanager
-def _opened(target: Target, artifact: Path) -> Iterator[Session]:
+def opened(target: Target, artifact: Path) -> Iterator[Session]:
+    """A loaded artifact; what its runtime raises inside the block becomes a `CheckFailed`."""
     try:
         yield target.open(artifact)
     except HandheldError:

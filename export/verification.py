@@ -18,11 +18,11 @@ from torch.fx import GraphModule
 from export.bisect import blame
 from export.lowering import lower
 from export.lowering.lower import program_of
-from export.parity import check_trial
+from export.parity import alike, check_trial, opened
 from export.targets import Conversion, find_target
 from export.trials import make_trials, rounding, to_arrays
 from toolkit import reference
-from toolkit.bundle import REFERENCE, Artifact, Manifest, artifact_path, read_manifest
+from toolkit.bundle import REFERENCE, artifact_path, read_manifest
 from toolkit.errors import CheckFailed
 from toolkit.files import inside
 from toolkit.parity import InputCheck
@@ -36,7 +36,7 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
     Artifacts that take other inputs than the reference, as pictures, have none. Whether a check passed stands in it.
     """
     manifest = read_manifest(bundle)
-    program, widest = _reference(bundle), _widest(manifest)
+    program, widest = _reference(bundle), manifest.signature
     sample = read_sample(bundle, manifest)
 
     def step(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -50,12 +50,12 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
         for number, artifact in enumerate(manifest.artifacts, 1):
             progress.update(number, artifact.target)
             target = find_target(artifact.target)
-            fits = artifact.inputs == widest.inputs[: len(artifact.inputs)]
-            session = target.open(artifact_path(bundle, artifact))
-            results[artifact.target] = [
-                check_trial(session, target, trial, artifact.inputs, artifact.stream, own)[0]
-                for trial in (trials if fits else ())
-            ]
+            fits = alike(artifact.inputs, widest.inputs) and alike(artifact.outputs, widest.outputs)
+            with opened(target, artifact_path(bundle, artifact)) as session:
+                results[artifact.target] = [
+                    check_trial(session, target, trial, artifact.inputs, artifact.stream, own)[0]
+                    for trial in (trials if fits else ())
+                ]
         progress.update(len(manifest.artifacts) + 1, "done")
     return results
 
@@ -64,7 +64,7 @@ def culprits(bundle: Path, targets: Iterable[str]) -> dict[str, str]:
     """Of each artifact, in one line, its first operator that gives something else than PyTorch on the sample."""
     manifest = read_manifest(bundle)
     sample = read_sample(bundle, manifest)
-    widest = _widest(manifest)
+    widest = manifest.signature
     inputs = [sample[info.name] for info in widest.inputs]
     examples = [torch.from_numpy(array) for array in inputs]
     module = _reference(bundle)
@@ -100,8 +100,3 @@ def _reference(bundle: Path) -> GraphModule:
     if not isinstance(module, GraphModule):
         raise CheckFailed(f"{bundle / REFERENCE}: no program; export the bundle again")
     return module
-
-
-def _widest(manifest: Manifest) -> Artifact:
-    """The artifact whose inputs and outputs are the reference's: one that does not hide its states."""
-    return max(manifest.artifacts, key=lambda artifact: len(artifact.inputs))

@@ -109,6 +109,11 @@ class Artifact(StrictModel):
     sizes: list[ArtifactSize] = []
     mixed_precision: MixedPrecision | None = None
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether it takes or gives pixel buffers of 8 bits in the place of tensors."""
+        return any(info.dtype == "uint8" for info in (*self.inputs, *self.outputs))
+
 
 class Model(StrictModel):
     """The PyTorch model that the artifacts were made from; its task is unknown of modules of the user's."""
@@ -161,6 +166,12 @@ class Manifest(StrictModel):
             if len(set(what)) != len(what):
                 raise ValueError("two artifacts have one target or path")
         return self
+
+    @property
+    def signature(self) -> Artifact:
+        """The artifact whose inputs and outputs are those of the bundle's reference, as far as there is one: that
+        does not hide its states, and has tensors for pictures."""
+        return max(self.artifacts, key=lambda artifact: (not artifact.has_pictures, len(artifact.inputs)))
 
     def artifact(self, target: str) -> Artifact:
         found = next((a for a in self.artifacts if a.target == target), None)
@@ -260,7 +271,9 @@ def open_bundle(bundle: Path) -> Manifest:
     if changed:
         names = ", ".join(str(bundle / name) for name in changed)
         raise CheckFailed(f"{names}: changed or missing since the bundle was written; export the bundle again")
-    wanted = [SAMPLE, *(artifact.path for artifact in manifest.artifacts)]
+    sizes = {size.name for artifact in manifest.artifacts for size in artifact.sizes}
+    samples = [SAMPLE, *(f"{SIZE_SAMPLES}/{name}.npz" for name in sorted(sizes))]
+    wanted = [*samples, *(artifact.path for artifact in manifest.artifacts)]
     absent = [name for name in wanted if name not in manifest.files and not (bundle / name).is_dir()]
     if absent:
         raise CheckFailed(f"{bundle / absent[0]}: missing from the bundle; export the bundle again")

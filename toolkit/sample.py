@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tokenize
 import zipfile
 from pathlib import Path
@@ -15,6 +16,8 @@ from toolkit.errors import CheckFailed
 from toolkit.files import inside
 from toolkit.zips import Unsafe, checked_members
 
+CLIP = ("clip_latent", "clip_frames")  # of a stream: a whole clip, and what PyTorch makes of it
+HELD_OUT = re.compile(r"held_out_\d+\.(.+)")  # a further real input
 KINDS = "fiub"  # numbers and truths: no objects, which are pickles, no text, no records
 MAX_HEADER = 4096  # characters; an array of rank 8 has about 150
 
@@ -27,8 +30,25 @@ def read_sample(bundle: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """
     expected: dict[str, TensorInfo] = {}
     for artifact in manifest.artifacts:
-        expected |= {info.name: info for info in (*artifact.inputs, *artifact.outputs)}
-    return read_arrays(inside(bundle, SAMPLE), expected)
+        expected |= {info.name: _held(info, manifest) for info in artifact.inputs}
+        expected |= {info.name: info for info in artifact.outputs}
+    path = inside(bundle, SAMPLE)
+    arrays = read_arrays(path, expected)
+    absent = [name for name in CLIP if name not in arrays]
+    if absent and any(artifact.stream for artifact in manifest.artifacts):
+        raise CheckFailed(f"{path}: refused: it lacks '{absent[0]}'; export the bundle again")
+    for name, array in arrays.items():
+        further = HELD_OUT.fullmatch(name)
+        first = arrays.get(further[1]) if further else None
+        if first is not None and (array.shape, array.dtype) != (first.shape, first.dtype):
+            raise CheckFailed(f"{path}: refused: '{name}' is not like the first of its kind; export the bundle again")
+    return arrays
+
+
+def _held(info: TensorInfo, manifest: Manifest) -> TensorInfo:
+    """What the sample has for an input: for a picture, the image as PyTorch takes it."""
+    is_picture = manifest.model.task is not None and info.dtype == "uint8"
+    return info.model_copy(update={"dtype": "float32"}) if is_picture else info
 
 
 def read_arrays(path: Path, expected: dict[str, TensorInfo] | None = None) -> dict[str, np.ndarray]:

@@ -140,7 +140,7 @@ def profile_mac(bundles: Sequence[Path], request: Request, backend: Backend | No
         Source(place, bundle, manifest, artifact.target, artifact_path(bundle, artifact), units)
         for place, (bundle, manifest) in enumerate(manifests)
         for artifact in manifest.artifacts
-        if artifact.target.startswith("coreml-") and not parities.has_pictures(artifact)
+        if artifact.target.startswith("coreml-") and not artifact.has_pictures
         for units in request.compute_units
     ]
     if not sources:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devices import parities, sessions
+from devices import sessions
 from devices.apple import devicectl, iphone, pymobiledevice
 from devices.apple.devicectl import Phone
 from devices.apple.iphone_app import RunnerApp
@@ -71,7 +71,7 @@ def runnable(
     found: list[tuple[str, Path, ComputeUnits | None]] = []
     for artifact in manifest.artifacts:
         path = artifact_path(bundle, artifact)
-        if artifact.target.startswith("coreml-") and not parities.has_pictures(artifact):
+        if artifact.target.startswith("coreml-") and not artifact.has_pictures:
             found += [(artifact.target, path, unit) for unit in units]
         elif executorch and artifact.target.startswith(DELEGATES):
             found.append((artifact.target, path, None))

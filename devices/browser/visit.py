@@ -19,7 +19,7 @@ from devices.bench import DeviceLost
 from devices.browser.facts import Facts
 from devices.browser.messages import LONGEST_BATCH, Begin, Done, GaveUp, Message, Operators, Ready, Taken, Trouble
 from devices.journal import Journal
-from devices.parities import prove, sample, signature, tolerance
+from devices.parities import prove, sample, tolerance
 from devices.records import OperatorTime, Profile
 from devices.sessions import Failed, Plan, Session, Source, Stopped
 from toolkit.errors import DeviceError
@@ -329,7 +329,7 @@ def work(visit: Visit, files: dict[str, Any]) -> dict[str, Any]:
                 "model": planned.artifact_sha256,
                 "bytes": planned.artifact_bytes,
                 "inputs": files[str(source.bundle)],
-                "outputs": [{"dtype": o.dtype, "shape": o.shape} for o in signature(source.manifest).outputs],
+                "outputs": [{"dtype": o.dtype, "shape": o.shape} for o in source.manifest.signature.outputs],
                 "failed": visit.failed(number),
                 "operators": schedule.operators and session.of(sessions.OperatorsFound, number) is None,
                 "times": [t for r in session.repeats(number) for t in r.iterations_ms],

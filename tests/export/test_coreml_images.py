@@ -99,6 +99,7 @@ def test_a_decoder_as_a_bundle(tmp_path: Path, finished_run: Path) -> None:
     assert (artifact.outputs[0].name, artifact.outputs[0].dtype) == ("frame_0", "uint8")
     assert artifact.parity.passed
     assert export.verify(tmp_path / "bundle")[TARGET.name].passed
+    assert export.verify_deeply(tmp_path / "bundle") == {TARGET.name: []}  # it gives pictures, the reference frames
     with np.load(tmp_path / "bundle/sample.npz") as sample:
         assert sample["frame_0"].dtype == np.uint8
 
@@ -118,8 +119,9 @@ def test_a_streams_frames_are_put_together_and_its_states_are_tensors(tmp_path: 
 @pytest.mark.slow
 def test_optical_flow_takes_pictures(tmp_path: Path) -> None:
     source = flow_source("flow", random_student(**TINY), moving_texture((32, 48)))
-    manifest = export.export(source, [TARGET.name], tmp_path / "bundle")
+    manifest = export.export(source, ["onnx-fp32", TARGET.name], tmp_path / "bundle", jobs=1)
     artifact = manifest.artifact(TARGET.name)
+    assert all(found.passed for found in export.verify(tmp_path / "bundle").values())
     path = tmp_path / "bundle" / artifact.path
     assert image_types(path) == (["image1", "image2"], [])
     assert [info.dtype for info in (*artifact.inputs, *artifact.outputs)] == ["uint8", "uint8", "float32"]

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from devices.apple.profiler import runnable
-from devices.parities import has_pictures, signature
 from tests.devices.apple.apple_phone import coreml_bundle
 from toolkit.bundle import open_bundle
 
@@ -19,7 +18,7 @@ def test_artifacts_with_pictures_are_left_out(tmp_path: Path) -> None:
     pictures, tensors = manifest.artifacts
     outputs = [pictures.outputs[0].model_copy(update={"name": "frame_0", "dtype": "uint8"})]
     pictures = pictures.model_copy(update={"outputs": outputs})
-    assert (has_pictures(pictures), has_pictures(tensors)) == (True, False)
+    assert (pictures.has_pictures, tensors.has_pictures) == (True, False)
     manifest = manifest.model_copy(update={"artifacts": [pictures, tensors]})
-    assert signature(manifest) == tensors
+    assert manifest.signature == tensors
     assert [target for target, *_ in runnable(bundle, manifest, ["all"], executorch=False)] == ["coreml-fp16"]
