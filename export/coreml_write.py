@@ -157,6 +157,7 @@ def write(
         )
         shutil.rmtree(path, ignore_errors=True)
         model.save(str(path))
+        shutil.rmtree(model.package_path, ignore_errors=True)  # its own copy, which it would keep until Python ends
     tidy(path)
     return read(path)
 

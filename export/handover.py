@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,10 +14,9 @@ from torch.export import ExportedProgram
 from export.calls import Call
 
 MAIN = "main"
-PROGRAM, REFERENCE, REST = "program.pt2", "reference.pt2", "rest.pickle"
+PROGRAM, REST = "program.pt2", "rest.pickle"
 #: Fields of a call that do not go as they are: programs have a format of their own.
 PROGRAMS = ("lowered", "program", "trace")
-SECONDS_BETWEEN_LOOKS = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,21 +52,13 @@ def weights(program: ExportedProgram) -> list[tuple[str, torch.Tensor]]:
 
 
 def write(folder: Path, material: Material) -> None:
-    """Write the material into `folder`, without PyTorch's own programs: those come with `write_references`."""
+    """Write the material into `folder`, without PyTorch's own programs, which only the bundle needs."""
     (folder / REST).write_bytes(pickle.dumps((list(material.sizes), material.estimates, material.budget_db)))
     for name, call in material.calls.items():
         place = folder / name
         place.mkdir()
         torch.export.save(call.program, place / PROGRAM)
         (place / REST).write_bytes(pickle.dumps(rest(call)))
-
-
-def write_references(folder: Path, material: Material) -> None:
-    """Trace PyTorch's own programs and write them, while others already work on the rest: they wait where they must."""
-    for name, call in material.calls.items():
-        unfinished = folder / name / f"unfinished-{REFERENCE}"
-        torch.export.save(call.reference, unfinished)
-        unfinished.rename(folder / name / REFERENCE)
 
 
 def read(folder: Path) -> Material:
@@ -82,9 +72,7 @@ def read(folder: Path) -> Material:
 def _read_call(place: Path) -> Call:
     program = torch.export.load(place / PROGRAM)
 
-    def awaited() -> ExportedProgram:
-        while not (place / REFERENCE).is_file():
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-        return torch.export.load(place / REFERENCE)
+    def not_here() -> ExportedProgram:
+        raise RuntimeError("PyTorch's own program stays in the process that traces it")
 
-    return Call(lowered=program.module(), program=program, trace=awaited, **pickle.loads((place / REST).read_bytes()))
+    return Call(lowered=program.module(), program=program, trace=not_here, **pickle.loads((place / REST).read_bytes()))

@@ -73,7 +73,9 @@ class Crew:
         threads = max(1, (os.cpu_count() or 1) // self.most)
         job = Job(target=message.hex(), material=self.material, bundle=self.bundle, answer=answer, threads=threads)
         command = [sys.executable, "-c", START, _path(), job.model_dump_json()]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        temporary = folder / "tmp"  # what a worker leaves there goes with the folder, however it ends
+        temporary.mkdir(exist_ok=True)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TMPDIR": str(temporary)}
         with noise.open("wb") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
@@ -123,8 +125,7 @@ def make(
                 crew.start(target, message)
                 said(", ".join(worker.target.name for worker in crew.running))
             if not traced:  # the workers are at their conversions meanwhile
-                handover.write_references(crew.material, material)
-                traced = True
+                traced = bool(material.call.reference)
             time.sleep(SECONDS_BETWEEN_LOOKS)
             for target, artifact in crew.finished():
                 done(target, artifact)
