@@ -52,7 +52,7 @@ def export(
     *,
     mode: Mode = "clip",
     shape: tuple[int, ...] | None = None,
-    shapes: Sequence[tuple[int, ...]] = (),
+    further_shapes: Sequence[tuple[int, ...]] = (),
     tiling: bool = False,
     jobs: int | None = None,
     use_cache: bool = True,
@@ -63,8 +63,8 @@ def export(
     """Export `source` to every target and write the bundle `output`, whole or not at all.
 
     In `mode` "clip" one call takes a whole clip; in "stream" one latent frame and the states, for causal models.
-    `shape` is a latent's (T, h, w) or images' (H, W), by default that of the source's example; `shapes` are several, of
-    artifacts that hold the model for each, the main one first. With `tiling` the bundle also says how tiles
+    `shape` is a latent's (T, h, w) or images' (H, W), by default that of the source's example; artifacts then hold the
+    model for each of `further_shapes` too. With `tiling` the bundle also says how tiles
     of longer clips and larger pictures must overlap, which takes minutes for large models.
     `jobs` is how many targets are made at once, by default as many as cores and memory allow; `use_cache`, whether
     artifacts that were made before are taken from there.
@@ -74,7 +74,7 @@ def export(
     Raises `UserError` on unknown targets, on several shapes for a target that holds one, and on models that cannot be
     lowered or streamed, `CheckFailed` where an artifact differs from PyTorch.
     """
-    chosen = _chosen(targets, several=len(shapes) > 1)
+    chosen = _chosen(targets, several=len(further_shapes) > 0)
     _check_budget(budget_db, chosen)
     if sdk:
         require_side([target.name for target in chosen], all_targets())
@@ -82,7 +82,7 @@ def export(
         # 1. One lowered graph for all targets, proved equal to the module, with a real input and PyTorch's answer;
         #    and one more for every further size.
         progress.update(0, "lowering")
-        material = replace(lowered(source, mode, list(shapes) or [shape], tiling), budget_db=budget_db)
+        material = replace(lowered(source, mode, [shape, *further_shapes], tiling), budget_db=budget_db)
         # 2. Each artifact: written, read back, compared, or taken from the cache; several at once.
         artifacts = make_all(chosen, folder, material, progress, jobs, use_cache)
         # 3. What any device needs to check itself, the card, and the manifest over all of it.

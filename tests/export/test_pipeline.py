@@ -303,9 +303,9 @@ def conv_source() -> Source:
 
 
 def test_an_artifact_of_several_sizes_is_proved_at_each(sized: Target, tmp_path: Path) -> None:
-    shapes = [(2, 6, 8), (1, 4, 4), (3, 5, 6)]
+    further = [(1, 4, 4), (3, 5, 6)]
     bundle = tmp_path / "bundle"
-    (artifact,) = export.export(conv_source(), [sized.name], bundle, shapes=shapes).artifacts
+    (artifact,) = export.export(conv_source(), [sized.name], bundle, further_shapes=further).artifacts
     assert artifact.inputs[0].shape == (2, 3, 6, 8)
     assert [size.name for size in artifact.sizes] == ["size_1x4x4", "size_3x5x6"]
     assert [size.inputs[0].shape for size in artifact.sizes] == [(1, 3, 4, 4), (3, 3, 5, 6)]
@@ -325,17 +325,17 @@ def test_a_size_that_computes_something_else_fails_the_export(
 
     monkeypatch.setitem(targets._TARGETS, sized.name, replace(sized, open_size=off))
     with pytest.raises(CheckFailed, match="sized-fp32 size_1x4x4: FAIL"):
-        export.export(conv_source(), [sized.name], tmp_path / "bundle", shapes=[(2, 6, 8), (1, 4, 4)])
+        export.export(conv_source(), [sized.name], tmp_path / "bundle", further_shapes=[(1, 4, 4)])
     assert not list(tmp_path.iterdir())
 
 
 def test_several_sizes_are_refused_before_any_work_where_a_target_holds_one(sized: Target, tmp_path: Path) -> None:
     wanted = [sized.name, "onnx-fp32"]
     with pytest.raises(UserError, match=r"^onnx-fp32: holds one size; .*targets that hold several: .*sized-fp32"):
-        export.export(conv_source(), wanted, tmp_path / "bundle", shapes=[(2, 6, 8), (1, 4, 4)])
+        export.export(conv_source(), wanted, tmp_path / "bundle", further_shapes=[(1, 4, 4)])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_size_that_is_named_twice_is_refused(sized: Target, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--shape 2x6x8: given twice"):
-        export.export(conv_source(), [sized.name], tmp_path / "bundle", shapes=[(2, 6, 8), (2, 6, 8)])
+        export.export(conv_source(), [sized.name], tmp_path / "bundle", further_shapes=[(2, 6, 8)])

@@ -80,6 +80,7 @@ def export(
     """Export to Core ML, ONNX and ExecuTorch, each proved equal to PyTorch before it is handed over."""
     import export as exporting
 
+    shapes = [_parse_shape(text) for text in shape or []]
     source, bundle = _source(run, module, student, weights, teacher)
     bundle = output or bundle
     manifest = exporting.export(
@@ -87,7 +88,8 @@ def export(
         targets,
         bundle,
         mode=mode.value,
-        shapes=[_parse_shape(text) for text in shape or []],
+        shape=shapes[0] if shapes else None,
+        further_shapes=shapes[1:],
         tiling=tiling,
         jobs=jobs,
         use_cache=not no_cache,
