@@ -13,11 +13,13 @@ from rich.markup import escape
 from toolkit.cli.output import console, print_json, print_table
 from toolkit.cli.runs import find_run
 from toolkit.errors import UserError
+from toolkit.files import check_writable
 
 if TYPE_CHECKING:
     from export.device_fit import DeviceEstimate
     from export.figures import ModelFigures
     from export.inspection import ArtifactFacts, Inspection, Obstacle, TargetPlan
+    from export.sources import Source
     from toolkit.latents import LatentStatistics
 
 PREFIXES = ["", "k", "M", "G", "T"]
@@ -54,6 +56,8 @@ def inspect(
         return
     if path is not None and not (path / "recipe.yaml").is_file():
         raise UserError(f"{path}: neither a run directory nor a bundle; name one, or --module PKG.MOD:FACTORY")
+    if graph is not None:
+        check_writable(graph)  # found out now, not after the planning
     from devices.catalog import catalogued_devices
     from export import inspection, sources
     from toolkit.device_facts import choose
@@ -64,12 +68,7 @@ def inspect(
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
-        print_inspection(found)
-        print_devices(found.devices, every_target=bool(device))
-        if source.task == "video-decoder":
-            print_latents(source.latent_statistics)
-        if graph is not None:
-            console.print(f"graph: {graph}, for Model Explorer", highlight=False, soft_wrap=True, markup=False)
+        _print_source(source, found, graph, every_target=bool(device))
     refusal = found.refusal()
     if refusal is not None:
         raise refusal
@@ -87,6 +86,15 @@ def _inspect_bundle(path: Path, targets: Sequence[str], as_json: bool) -> None:
     manifest = read_manifest(path)
     if manifest.model.task == "video-decoder":
         print_latents(manifest.latent_statistics, manifest.normalized_latents)
+
+
+def _print_source(source: Source, found: Inspection, graph: Path | None, every_target: bool) -> None:
+    print_inspection(found)
+    print_devices(found.devices, every_target)
+    if source.task == "video-decoder":
+        print_latents(source.latent_statistics)
+    if graph is not None:
+        print_graph(found, graph)
 
 
 def print_inspection(found: Inspection) -> None:
@@ -229,6 +237,12 @@ def print_artifact_facts(title: str, artifacts: Sequence[ArtifactFacts]) -> None
             ]
         )
     print_table(title, columns, rows)
+
+
+def print_graph(found: Inspection, path: Path) -> None:
+    """Where the annotated graph is; there is none of a model that cannot be captured."""
+    said = f"{path}, for Model Explorer" if found.estimates is not None else f"no {path}: the model is not captured"
+    console.print(f"graph: {said}", highlight=False, soft_wrap=True, markup=False)
 
 
 def print_latents(statistics: LatentStatistics | None, normalized: bool = False) -> None:
