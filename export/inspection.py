@@ -277,9 +277,11 @@ def _lowered(node: Node) -> str:
 
 
 def _target_plan(target: str, plan: Plan, origins: Mapping[str, Node]) -> TargetPlan:
-    notes = [plan.note]
-    if find_target(target).keeps_states:
+    notes, known = [plan.note], find_target(target)
+    if known.keeps_states:
         notes.append("for --mode stream only")
+    if known.adapt is not None:
+        notes.append("for video decoders and optical flow only")
     if target.rpartition("-")[2].startswith(QUANTIZED):
         notes.append("planned before quantization")
     return TargetPlan(
