@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from toolkit.cli.output import console, print_json, print_table
 from toolkit.errors import CheckFailed
@@ -42,10 +43,10 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         console.print("everything that is required works")
 
 
-def _state(finding: Finding) -> str:
+def _state(finding: Finding) -> Text:
     if finding.works:
-        return "[green]works[/]"
-    return "[red]missing[/]" if finding.required else "[yellow]not here[/]"
+        return Text("works", "green")
+    return Text("missing", "red") if finding.required else Text("not here", "yellow")
 
 
 def _python() -> Finding:

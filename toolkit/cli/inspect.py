@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from toolkit.cli.output import console, print_json, print_table
 from toolkit.cli.runs import find_run
@@ -108,11 +107,11 @@ def print_inspection(found: Inspection) -> None:
             str(plan.obstacles),
             _placed(plan),
             ", ".join(f"{row.operator} x{row.count}" + ("" if row.certain else "?") for row in plan.outside) or "–",
-            escape(plan.note) or "–",
+            plan.note or "–",
         ]
         for plan in found.targets
     ]
-    print_table(escape(f"{found.model}, inputs {', '.join(map(str, found.inputs))}"), columns, rows, words=len(columns))
+    print_table(f"{found.model}, inputs {', '.join(map(str, found.inputs))}", columns, rows, words=len(columns))
     reasons = {
         f"{row.operator}{'' if row.certain else '?'}: {row.reason}, so it runs on the {row.unit}": None
         for plan in found.targets
@@ -144,7 +143,7 @@ def print_figures(found: ModelFigures) -> None:
     columns = ["layer", "MACs", "of all", "moved in fp32", "operations a byte"]
     rows = [
         [
-            escape(row.layer),
+            row.layer,
             scaled(row.macs, ""),
             f"{row.macs / found.macs:.1%}" if found.macs else "–",
             scaled(row.moved_bytes, "B"),
@@ -199,8 +198,7 @@ def print_obstacles(obstacles: Sequence[Obstacle], inspected: Sequence[str]) -> 
         everywhere = len(obstacle.targets) > 1 and set(obstacle.targets) >= set(inspected)
         targets = "all" if everywhere else ", ".join(obstacle.targets)
         line = _short(obstacle.source)
-        row = [obstacle.operator, obstacle.layer, shapes, line, targets, obstacle.reason]
-        rows.append([escape(cell) for cell in row])
+        rows.append([obstacle.operator, obstacle.layer, shapes, line, targets, obstacle.reason])
     print_table(f"obstacles: {len(obstacles)}", columns, rows, words=len(columns))
     for remedy in dict.fromkeys(obstacle.remedy for obstacle in obstacles if obstacle.remedy):
         console.print(f"remedy: {remedy}", highlight=False, soft_wrap=True, markup=False)
