@@ -34,7 +34,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        rows = [[f.capability, _state(f), f.seen, "" if f.works else f.remedy] for f in findings]
+        rows: list[list[str | Text]] = [
+            [f.capability, _state(f), f.seen, "" if f.works else f.remedy] for f in findings
+        ]
         print_table("this machine", ["capability", "state", "seen", "to get it"], rows)
     broken = [finding.capability for finding in findings if finding.required and not finding.works]
     if broken:
