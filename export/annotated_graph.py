@@ -40,8 +40,9 @@ def annotated_graph(
         if node not in used:
             continue
         attributes = _attributes(node, origin_of(node), work.get(node.name))
-        for target, reasons in placements.items():
-            attributes[f"planned: {target}"] = reasons.get(node.name, "accelerator")
+        if node.op == "call_function":  # inputs, weights and the output run nowhere
+            for target, reasons in placements.items():
+                attributes[f"planned: {target}"] = reasons.get(node.name, "accelerator")
         for target, reasons in refused.items():
             if node.name in reasons:
                 attributes[f"refused: {target}"] = reasons[node.name]

@@ -150,18 +150,7 @@ def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
     inputs = decoder.inputs(clip[-1:].numpy())
     outputs = _eager(form.module)(inputs)
     _check_lowering_of([torch.from_numpy(np.concatenate([*decoded, outputs[0]]))], [expected])
-    states = [f"state_{number}" for number in range(len(form.states))]
-    fixed = [_info(source.input_names[0], inputs[0], f"one {source.latent} frame (1, C, h, w)")]
-    fixed.append(_info("first", inputs[1], "1 at the first step, 0 after it"))
-    state_infos = [
-        _info(name, array, "zeros, then what came out") for name, array in zip(states, inputs[2:], strict=True)
-    ]
-    input_infos = [*fixed, *state_infos]
-    name = (source.output_names or ["output_0"])[0]
-    output_infos = [_info(name, outputs[0], source.meaning)] + [
-        _info(f"next_{info.name}", array, "the state for the next step")
-        for info, array in zip(state_infos, outputs[1:], strict=True)
-    ]
+    input_infos, state_infos, output_infos = _step_signature(source, inputs, outputs)
     arrays = zip([*input_infos, *output_infos], [*inputs, *outputs], strict=True)
     clips = [[to_frames(x) for x in real[:1]] for real in source.others((STREAMED_LATENTS, *latent.shape[3:]))]
     sample = {info.name: array for info, array in arrays} | held_out([CLIP_LATENT], clips)
@@ -181,6 +170,25 @@ def stream_call(source: Source, shape: tuple[int, ...] | None = None) -> Call:
         trials=make_trials(_eager(form.module), sample, input_infos, facts),
         truths=source.truths,
     )
+
+
+def _step_signature(
+    source: Source, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+) -> tuple[list[TensorInfo], list[TensorInfo], list[TensorInfo]]:
+    """What a step takes, the states among it, and what it gives."""
+    frame, first, *before = inputs
+    fixed = [
+        _info(source.input_names[0], frame, f"one {source.latent} frame (1, C, h, w)"),
+        _info("first", first, "1 at the first step, 0 after it"),
+    ]
+    states = [_info(f"state_{number}", array, "zeros, then what came out") for number, array in enumerate(before)]
+    result, *after = outputs
+    name = (source.output_names or ["output_0"])[0]
+    given = [_info(name, result, source.meaning)] + [
+        _info(f"next_{info.name}", array, "the state for the next step")
+        for info, array in zip(states, after, strict=True)
+    ]
+    return [*fixed, *states], states, given
 
 
 def _eager(module: nn.Module) -> Step:

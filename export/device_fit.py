@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from export.figures import ModelFigures
-from toolkit.device_facts import DeviceFacts, UnitName
+from toolkit.device_facts import Arithmetic, DeviceFacts, UnitName
 from toolkit.schema import StrictModel
 
 #: The part of its peak that a unit reaches. Published medians of an iPhone 15 Pro lie in it: 0.49 ms for MobileNetV2
@@ -20,9 +20,8 @@ EFFICIENCY = (0.05, 0.40)
 #: The part of its bandwidth that memory reaches when every operator reads and writes its tensors.
 BANDWIDTH_REACHED = 0.5
 FP32_BYTES = 4
-#: Bytes of an activation by precision of the target; palettes and int8 weights leave activations in fp16.
-ACTIVATION_BYTES = {"fp32": 4, "int8": 1, "w8a8": 1}
-FP16_BYTES = 2
+#: Bytes of an activation by the type that a target computes in.
+ACTIVATION_BYTES: dict[Arithmetic, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 #: Targets with 8-bit weights that are not called so.
 WEIGHTS_OF = {"w8a8": "int8"}
 
@@ -50,7 +49,8 @@ class DeviceEstimate(StrictModel):
 def estimate(model: ModelFigures, target: str, device: DeviceFacts) -> DeviceEstimate:
     """What can be said of a model's artifact for `target` on a device, from shapes and public figures alone."""
     precision, unit = _precision(target), _unit(target, device)
-    weights, activation = _weight_bytes(model, precision), ACTIVATION_BYTES.get(precision, FP16_BYTES)
+    arithmetic_type = computes_in(target)
+    weights, activation = _weight_bytes(model, precision), ACTIVATION_BYTES[arithmetic_type]
     memory = None
     if weights is not None and model.peak_activation_bytes is not None:
         memory = weights + model.peak_activation_bytes * activation // FP32_BYTES
@@ -59,7 +59,7 @@ def estimate(model: ModelFigures, target: str, device: DeviceFacts) -> DeviceEst
         device=device.name, target=target, unit=unit, memory=fit, memory_bytes=memory, app_bytes=device.app_bytes
     )
     known = device.unit(unit)
-    peak = None if known is None else known.peak(precision)
+    peak = None if known is None else known.peak(arithmetic_type)
     if peak is None or weights is None or model.moved_bytes is None:
         return found.model_copy(update={"note": f"no public peak of the {unit}" if peak is None else "unknown shapes"})
     arithmetic = [2e3 * model.macs / (peak.value * 1e9 * part) for part in reversed(EFFICIENCY)]
@@ -79,6 +79,17 @@ def estimate(model: ModelFigures, target: str, device: DeviceFacts) -> DeviceEst
 def estimates(model: ModelFigures, targets: Sequence[str], devices: Sequence[DeviceFacts]) -> list[DeviceEstimate]:
     """Every target on every device whose platform takes it."""
     return [estimate(model, target, device) for device in devices for target in targets if device.takes(target)]
+
+
+def computes_in(target: str) -> Arithmetic:
+    """The type of a target's activations and products.
+
+    Core ML's palettes, int8 and int4 are of weights alone, which are expanded to fp16 before they are multiplied.
+    """
+    precision = _precision(target)
+    if precision == "fp32":
+        return "fp32"
+    return "int8" if precision == "w8a8" or (precision == "int8" and "coreml" not in target.split("-")) else "fp16"
 
 
 def _precision(target: str) -> str:

@@ -22,8 +22,8 @@ RESHAPES = {
     *("alias", "detach", "flatten", "lift_fresh_copy", "reshape", "_reshape_alias", "squeeze", "unflatten"),
     *("unsqueeze", "view", "_unsafe_view", "view_copy", "squeeze_copy", "unsqueeze_copy"),
 }
-#: Bytes a weight takes in the precisions that targets have; 6-bit palettes' own tables are not counted.
-WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "pal8": 1.0, "pal6": 0.75, "pal4": 0.5}
+#: Bytes a weight takes in the precisions that targets have; palettes' tables and the scales of blocks are not counted.
+WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "pal8": 1.0, "pal6": 0.75, "pal4": 0.5, "int4": 0.5}
 MOVES_NOTHING = {"getitem", "_assert_tensor_metadata", "_assert_scalar"}
 
 

@@ -227,7 +227,7 @@ class _Planning:
         return layer(_origin(node, self.origins))
 
     def graph(self, name: str, targets: Sequence[str]) -> dict[str, Any]:
-        """The lowered graph with what was planned for the targets, for Model Explorer."""
+        """The lowered graph with what was planned for the targets, for Model Explorer; of a part, what is refused."""
         placements: dict[str, dict[str, str]] = {}
         refused: dict[str, dict[str, str]] = {}
         for target in targets:
@@ -235,11 +235,8 @@ class _Planning:
             plan = None if planner is None else self._made_by(planner)
             if isinstance(plan, Plan):
                 refused[target] = {_lowered(stop.node): stop.reason for stop in plan.refused}
-                if plan.share is not None:
-                    rows = plan.outside
-                    placements[target] = {
-                        _lowered(row.node): f"{row.unit}: {row.operator} {row.reason}" for row in rows
-                    }
+                if self.whole and plan.share is not None:
+                    placements[target] = _leaving(plan.outside)
         return annotated_graph(name, self.program, lambda node: _origin(node, self.origins), placements, refused)
 
     def of(self, target: str) -> tuple[TargetPlan, list[Obstacle]]:
@@ -276,10 +273,21 @@ def _lowered(node: Node) -> str:
     return str((node.meta.get("custom") or {}).get(LOWERED, node.name))
 
 
+def _leaving(rows: Sequence[Outside]) -> dict[str, str]:
+    """Where each node of the lowered graph runs, and why; of one that became several operators, all of those."""
+    said: dict[str, dict[str, None]] = {}
+    for row in rows:
+        where = f"{row.unit}: {row.operator}{'' if row.certain else '?'} {row.reason}"
+        said.setdefault(_lowered(row.node), {})[where] = None
+    return {name: "; ".join(every) for name, every in said.items()}
+
+
 def _target_plan(target: str, plan: Plan, origins: Mapping[str, Node]) -> TargetPlan:
-    notes = [plan.note]
-    if find_target(target).keeps_states:
+    notes, known = [plan.note], find_target(target)
+    if known.keeps_states:
         notes.append("for --mode stream only")
+    if known.adapt is not None:
+        notes.append("for video decoders and optical flow only")
     if target.rpartition("-")[2].startswith(QUANTIZED):
         notes.append("planned before quantization")
     return TargetPlan(

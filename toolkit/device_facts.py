@@ -15,6 +15,7 @@ from toolkit.errors import UserError, unknown_name
 from toolkit.schema import StrictModel, read_yaml, validate
 
 UnitName = Literal["CPU", "GPU", "Neural Engine"]
+Arithmetic = Literal["fp32", "fp16", "int8"]
 GIB = 1024**3
 
 
@@ -33,10 +34,10 @@ class Unit(StrictModel):
     fp16_gflops: Figure | None = None
     int8_gops: Figure | None = None
 
-    def peak(self, precision: str) -> Figure | None:
-        """The peak for a precision: the fastest type, not narrower than asked, that a figure is known of."""
-        order = {"fp32": [self.fp32_gflops], "fp16": [self.fp16_gflops, self.fp32_gflops]}
-        known = order.get(precision, [self.int8_gops, self.fp16_gflops, self.fp32_gflops])
+    def peak(self, arithmetic: Arithmetic) -> Figure | None:
+        """The peak of a type: of the narrowest one, not narrower than asked, that a figure is known of."""
+        narrow_to_wide = {"int8": self.int8_gops, "fp16": self.fp16_gflops, "fp32": self.fp32_gflops}
+        known = list(narrow_to_wide.values())[list(narrow_to_wide).index(arithmetic) :]
         return next((figure for figure in known if figure is not None), None)
 
 

@@ -38,7 +38,8 @@ class Tracker:
         fresh = done - self.first
         left = (now - self.started) / fresh * (self.total - done) if fresh else 0.0
         remaining = f", {left:.0f} s left" if fresh and done < self.total else ""
-        console.print(f"{self.title} {done}/{self.total} {text}{remaining}", highlight=False, soft_wrap=True)
+        line = f"{self.title} {done}/{self.total} {text}{remaining}"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -48,10 +49,10 @@ def track(title: str, total: int) -> Iterator[Tracker]:
         yield Tracker(title, total, None)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

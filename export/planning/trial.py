@@ -47,16 +47,15 @@ def refused_alone(
     known: Collection[Stopped],
     remedy: str,
     only: Collection[str] | None = None,
-    run: bool = True,
 ) -> list[Stopped]:
     """Operators that a target cannot do, other than the `known` ones: whose conversion fails, or leaves a rank above 4,
     or whose artifact fails or is wrong on the values that they meet in the program's own example.
 
-    `only` are origins to try, all where None; without `run` nothing is run, for targets that do not run here.
+    `only` are origins to try, all where None.
     """
     target, refused = find_target(target_name), []
     trials = list(_trials(program, {origin(stop.node) for stop in known}, only))
-    values = _values(program, {node for trial in trials for node in trial.region.fed_by}) if run and trials else None
+    values = _values(program, {node for trial in trials for node in trial.region.fed_by}) if trials else {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for trial in trials:
             with native_stderr_hidden(), redirect_stdout(StringIO()):
@@ -66,9 +65,9 @@ def refused_alone(
     return refused
 
 
-def _failure(trial: _Trial, target: Target, path: Path, values: Mapping[fx.Node, torch.Tensor] | None) -> str:
+def _failure(trial: _Trial, target: Target, path: Path, values: Mapping[fx.Node, torch.Tensor]) -> str:
     region = trial.region
-    examples = region.examples if values is None else [values[node] for node in region.fed_by]
+    examples = [values[node] for node in region.fed_by]
     program = program_of(fx.GraphModule(trial.root, region.graph), examples)
     names = [f"x{n}" for n in range(len(examples))] + [f"y{n}" for n in range(region.results)]
     try:
@@ -79,7 +78,7 @@ def _failure(trial: _Trial, target: Target, path: Path, values: Mapping[fx.Node,
         return f"{mismatch[1]} does not take these types" if mismatch else f"its conversion fails ({reason[:160]})"
     if rank > MAX_RANK:
         return f"its conversion leaves a tensor of rank {rank}"
-    return "" if values is None else _difference(program, examples, target, path)
+    return _difference(program, examples, target, path)
 
 
 def _difference(program: ExportedProgram, examples: Sequence[torch.Tensor], target: Target, path: Path) -> str:
@@ -155,7 +154,6 @@ class _Region:
 
     def __init__(self, node: fx.Node, fed: Collection[fx.Node]) -> None:
         self.graph = fx.Graph()
-        self.examples: list[torch.Tensor] = []
         self.fed_by: list[fx.Node] = []
         self.inner: list[fx.Node] = []
         self._fed = fed
@@ -178,8 +176,7 @@ class _Region:
             node in self._fed and isinstance(value, torch.Tensor) and value.dtype == torch.float32
         ):
             assert isinstance(value, torch.Tensor)
-            self._copies[node] = self.graph.placeholder(f"x{len(self.examples)}")
-            self.examples.append(torch.zeros(value.shape, dtype=value.dtype))
+            self._copies[node] = self.graph.placeholder(f"x{len(self.fed_by)}")
             self.fed_by.append(node)
             return self._copies[node]
         return self._copy(node)

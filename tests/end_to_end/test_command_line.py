@@ -144,6 +144,25 @@ def test_a_branch_on_the_data_is_one_clear_line(factories: str, capsys: pytest.C
     assert "Branch.forward in layer '1'" in line
 
 
+def test_inspect_claims_no_graph_that_it_did_not_write(
+    factories: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--target", "onnx-fp32", "--graph", tmp_path / "graph.json"]
+    assert handheld("inspect", "--module", f"{factories}:branching", *options) == 2
+    assert "graph.json: the model is not captured" in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "graph.json").exists()
+    assert handheld("inspect", "--module", f"{factories}:plain", *options) == 0
+    assert "graph.json, for Model Explorer" in capsys.readouterr().out
+    assert (tmp_path / "graph.json").is_file()
+
+
+def test_a_graph_that_cannot_be_written_is_refused_before_the_model_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(capsys, 2, "inspect", "--module", "no_such_module:build", "--graph", tmp_path)
+    assert str(tmp_path) in line
+
+
 def test_inspect_reads_a_run_and_a_bundle(finished_run: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert handheld("inspect", finished_run, "--target", "onnx-fp32", "--json") == 0
     assert json.loads(capsys.readouterr().out)["obstacles"] == []

@@ -30,12 +30,34 @@ def test_a_graph_says_of_every_operator_where_it_runs_and_what_it_costs(tmp_path
     convolution = {item["key"]: item["value"] for item in labelled["conv2d"]["attrs"]}
     assert convolution["planned: executorch-xnnpack-fp32"] == "accelerator"
     assert "MACs (estimated)" in convolution
+    for node in nodes.values():  # inputs, weights and the output run nowhere
+        keys = {item["key"] for item in node["attrs"]}
+        assert ("planned: executorch-xnnpack-fp32" in keys) == ("layer" in keys)
 
 
 def test_a_refused_operator_says_so(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), Apply(lambda x: torch.linalg.svdvals(x[0])))
-    path = tmp_path / "graph.json"
-    inspect_module(module, (torch.randn(1, 3, 8, 8),), ["onnx-fp32"], "net", path)
+    attributes = annotated(tmp_path, module, (1, 3, 8, 8), "onnx-fp32")
+    assert "refused: onnx-fp32" in {key for key, _ in attributes}
+
+
+def test_nothing_is_planned_of_a_part_of_a_model(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv3d(3, 4, 1), Apply(lambda x: x + torch.linalg.svd(x)[1].sum()), nn.Conv3d(4, 4, 1))
+    attributes = annotated(tmp_path, module, (1, 3, 2, 4, 4), "executorch-xnnpack-fp32")
+    assert "MACs (estimated)" in {key for key, _ in attributes}
+    assert not [key for key, _ in attributes if key.startswith("planned: ")]
+
+
+def test_an_operator_that_only_may_leave_has_a_question_mark(tmp_path: Path) -> None:
+    dilated = annotated(tmp_path, nn.Conv2d(3, 4, 3, dilation=2), (1, 3, 8, 8), "coreml-fp16")
+    (placed,) = (value for key, value in dilated if key == "planned: coreml-fp16")
+    assert "GPU or CPU: conv? is dilated" in placed
+    assert "CPU: cast converts" in placed  # which was made for the same node
+
+
+def annotated(folder: Path, module: nn.Module, shape: tuple[int, ...], target: str) -> list[tuple[str, str]]:
+    """All attributes of the nodes of a module's graph."""
+    path = folder / "graph.json"
+    inspect_module(module, (torch.randn(shape),), [target], "net", path)
     (graph,) = json.loads(path.read_text(encoding="utf-8"))["graphs"]
-    keys = {item["key"] for node in graph["nodes"] for item in node["attrs"]}
-    assert "refused: onnx-fp32" in keys
+    return [(item["key"], item["value"]) for node in graph["nodes"] for item in node["attrs"]]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from export.device_fit import estimate, estimates
+from export.device_fit import computes_in, estimate, estimates
+from export.facts import WEIGHT_BYTES
 from export.figures import ModelFigures
+from export.targets import all_targets
 from toolkit.device_facts import DeviceFacts, Figure, Unit
 
 MODEL = ModelFigures(
@@ -13,8 +15,9 @@ MODEL = ModelFigures(
     macs=500_000_000,
     peak_activation_bytes=8_000_000,
     moved_bytes=40_000_000,
-    weight_bytes={"fp32": 40_000_000, "fp16": 20_000_000, "int8": 10_000_000, "pal6": 7_500_000},
+    weight_bytes={precision: round(10_000_000 * size) for precision, size in WEIGHT_BYTES.items()},
 )
+WEIGHT_ONLY = ("coreml-int8", "coreml-int4", "coreml-pal8", "coreml-pal6", "coreml-pal4")
 
 
 def known(value: float) -> Figure:
@@ -55,6 +58,27 @@ def test_memory_is_weights_and_activations_in_the_targets_precision() -> None:
     assert estimate(MODEL, "coreml-fp16", phone()).memory_bytes == 24_000_000
     assert estimate(MODEL, "coreml-pal6", phone()).memory_bytes == 11_500_000
     assert estimate(MODEL, "onnx-int8", phone()).memory_bytes == 12_000_000
+
+
+def test_narrow_weights_alone_make_no_arithmetic_faster() -> None:
+    fast = Unit(name="Neural Engine", fp16_gflops=known(1000), int8_gops=known(8000))
+    half, both, *weights = (
+        estimate(MODEL, target, phone(units=[fast])) for target in ("coreml-fp16", "coreml-w8a8", *WEIGHT_ONLY)
+    )
+    assert half.latency_ms == pytest.approx((2.5, 20))
+    assert both.latency_ms == pytest.approx((0.5, 2.5))
+    assert [row.latency_ms for row in weights] == [half.latency_ms] * len(WEIGHT_ONLY)
+    # activations of 4 MB in fp16, and the weights
+    assert [row.memory_bytes for row in weights] == [14_000_000, 9_000_000, 14_000_000, 11_500_000, 9_000_000]
+
+
+def test_only_int8_outside_core_ml_and_w8a8_compute_in_8_bits() -> None:
+    narrow = {target for target in all_targets() if computes_in(target) == "int8"}
+    assert narrow == {"coreml-w8a8", "executorch-xnnpack-int8", "onnx-int8"}
+
+
+def test_the_weights_of_every_target_have_a_size_of_their_own() -> None:
+    assert {target.rpartition("-")[2] for target in all_targets()} - {"w8a8"} <= set(WEIGHT_BYTES)
 
 
 def test_a_model_larger_than_an_apps_share_does_not_fit() -> None:

@@ -96,6 +96,13 @@ def test_all_targets_are_inspected_where_none_is_named() -> None:
     assert {plan.target for plan in inspection.targets} == set(targets.all_targets())
 
 
+def test_targets_for_some_models_only_say_so() -> None:
+    inspection = inspect_module(Apply(torch.relu), (torch.randn(1, 4),), ["coreml-image-fp16", "coreml-state-fp16"])
+    pictures, states = inspection.targets
+    assert "for video decoders and optical flow only" in pictures.note
+    assert "for --mode stream only" in states.note
+
+
 def test_every_obstacle_is_found_at_once() -> None:
     inspection = inspected(svd_of_a_frame, mean_place, svd_of_a_video, only=["onnx-fp32"])
     assert found(inspection) == {

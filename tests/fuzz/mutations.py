@@ -81,7 +81,9 @@ def mutate(value: Any, dice: random.Random) -> Any:
         elif kind == "deep":
             parent[last] = deep(dice.choice([70, 900]))
         elif kind == "add" and isinstance(parent, dict):
-            parent[dice.choice(["colour", "__class__", "path", "", "../x", "ä" * 300])] = dice.choice(STRANGE)
+            parent[dice.choice(["colour", "__class__", "path", "", "../x", "cpu:[/b]", "ä" * 300])] = dice.choice(
+                STRANGE
+            )
         elif kind == "copy" and isinstance(parent, list):
             parent.append(parent[last])
         else:

@@ -30,6 +30,12 @@ def log(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return SimpleNamespace(clock=clock, lines=lambda: stream.getvalue().splitlines())
 
 
+def test_a_name_with_brackets_is_no_markup(log: SimpleNamespace) -> None:
+    with progress.track("verify", 1) as tracker:
+        tracker.update(1, "cpu:[/b]")
+    assert log.lines() == ["verify 1/1 cpu:[/b]"]
+
+
 def test_log_stays_silent_until_fifteen_seconds_have_passed(log: SimpleNamespace) -> None:
     with progress.track("distil", 100) as tracker:
         tracker.update(0)

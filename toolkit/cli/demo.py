@@ -57,7 +57,7 @@ def demo(
         raise DeviceError("; ".join(found.troubles))
     _step(5, "report")
     page = devices.report([run, bundle, teacher, output / "profile.json"], output / "report.html")
-    console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)
+    console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _step(number: int, text: str) -> None:

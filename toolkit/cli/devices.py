@@ -58,4 +58,4 @@ def build_runner(
         runtimes=cast("Sequence[RuntimeName]", runtime or RUNTIMES),  # which it checks
     )
     for program in programs:
-        console.print(f"runner: {program}", soft_wrap=True, highlight=False)
+        console.print(f"runner: {program}", soft_wrap=True, highlight=False, markup=False)

@@ -36,7 +36,7 @@ def distill(
     if skipped:
         names = ", ".join(Path(path).name for path in list(skipped)[:3]) + (", ..." if len(skipped) > 3 else "")
         console.print(f"{len(skipped)} videos were left out ({names}); {run}/skipped.jsonl says why", markup=False)
-    console.print(f"run: {run}")
+    console.print(f"run: {run}", markup=False)
 
 
 def print_evaluation(evaluation: AnyEvaluation) -> None:

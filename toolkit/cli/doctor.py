@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from toolkit.cli.output import console, print_json, print_table
 from toolkit.errors import CheckFailed
@@ -33,7 +34,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        rows = [[f.capability, _state(f), f.seen, "" if f.works else f.remedy] for f in findings]
+        rows: list[list[str | Text]] = [
+            [f.capability, _state(f), f.seen, "" if f.works else f.remedy] for f in findings
+        ]
         print_table("this machine", ["capability", "state", "seen", "to get it"], rows)
     broken = [finding.capability for finding in findings if finding.required and not finding.works]
     if broken:
@@ -42,10 +45,10 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         console.print("everything that is required works")
 
 
-def _state(finding: Finding) -> str:
+def _state(finding: Finding) -> Text:
     if finding.works:
-        return "[green]works[/]"
-    return "[red]missing[/]" if finding.required else "[yellow]not here[/]"
+        return Text("works", "green")
+    return Text("missing", "red") if finding.required else Text("not here", "yellow")
 
 
 def _python() -> Finding:

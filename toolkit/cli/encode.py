@@ -29,7 +29,7 @@ def encode(
     if as_json:
         print_json({"folder": str(output), "bytes": total, "manifest": manifest.model_dump(by_alias=True)})
         return
-    console.print(f"{output}: {clips:,} encoded clips, {total / 1e6:,.1f} MB")
+    console.print(f"{output}: {clips:,} encoded clips, {total / 1e6:,.1f} MB", markup=False)
     console.print(
         f"handheld distill {recipe} --set 'data.train={{kind: latents, path: {output}}}'",
         markup=False,

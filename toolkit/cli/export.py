@@ -102,7 +102,7 @@ def export(
         return
     print_artifacts(manifest)
     print_mixed(manifest)
-    console.print(f"bundle: {bundle}")
+    console.print(f"bundle: {bundle}", markup=False)
 
 
 def _source(
@@ -183,7 +183,7 @@ def print_mixed(manifest: Manifest) -> None:
                 title, ["kept at higher precision", "operator", "dB if reduced alone (estimated)"], rows, words=2
             )
         else:
-            console.print(f"{title}: it reaches it without", highlight=False)
+            console.print(f"{title}: it reaches it without", highlight=False, markup=False)
         console.print(
             f"reached over all real inputs: {reached}, after {mixed.conversions} conversions", highlight=False
         )

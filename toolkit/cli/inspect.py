@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from toolkit.cli.output import console, print_json, print_table
 from toolkit.cli.runs import find_run
 from toolkit.errors import UserError
+from toolkit.files import check_writable
 
 if TYPE_CHECKING:
     from export.device_fit import DeviceEstimate
     from export.figures import ModelFigures
     from export.inspection import ArtifactFacts, Inspection, Obstacle, TargetPlan
+    from export.sources import Source
     from toolkit.latents import LatentStatistics
 
 PREFIXES = ["", "k", "M", "G", "T"]
@@ -54,6 +55,8 @@ def inspect(
         return
     if path is not None and not (path / "recipe.yaml").is_file():
         raise UserError(f"{path}: neither a run directory nor a bundle; name one, or --module PKG.MOD:FACTORY")
+    if graph is not None:
+        check_writable(graph)  # found out now, not after the planning
     from devices.catalog import catalogued_devices
     from export import inspection, sources
     from toolkit.device_facts import choose
@@ -64,12 +67,7 @@ def inspect(
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
-        print_inspection(found)
-        print_devices(found.devices, every_target=bool(device))
-        if source.task == "video-decoder":
-            print_latents(source.latent_statistics)
-        if graph is not None:
-            console.print(f"graph: {graph}, for Model Explorer", highlight=False, soft_wrap=True, markup=False)
+        _print_source(source, found, graph, every_target=bool(device))
     refusal = found.refusal()
     if refusal is not None:
         raise refusal
@@ -89,6 +87,15 @@ def _inspect_bundle(path: Path, targets: Sequence[str], as_json: bool) -> None:
         print_latents(manifest.latent_statistics, manifest.normalized_latents)
 
 
+def _print_source(source: Source, found: Inspection, graph: Path | None, every_target: bool) -> None:
+    print_inspection(found)
+    print_devices(found.devices, every_target)
+    if source.task == "video-decoder":
+        print_latents(source.latent_statistics)
+    if graph is not None:
+        print_graph(found, graph)
+
+
 def print_inspection(found: Inspection) -> None:
     """The obstacles, if any, what to do about them, one row a target, and the model's figures."""
     if found.obstacles:
@@ -100,11 +107,11 @@ def print_inspection(found: Inspection) -> None:
             str(plan.obstacles),
             _placed(plan),
             ", ".join(f"{row.operator} x{row.count}" + ("" if row.certain else "?") for row in plan.outside) or "–",
-            escape(plan.note) or "–",
+            plan.note or "–",
         ]
         for plan in found.targets
     ]
-    print_table(escape(f"{found.model}, inputs {', '.join(map(str, found.inputs))}"), columns, rows, words=len(columns))
+    print_table(f"{found.model}, inputs {', '.join(map(str, found.inputs))}", columns, rows, words=len(columns))
     reasons = {
         f"{row.operator}{'' if row.certain else '?'}: {row.reason}, so it runs on the {row.unit}": None
         for plan in found.targets
@@ -136,7 +143,7 @@ def print_figures(found: ModelFigures) -> None:
     columns = ["layer", "MACs", "of all", "moved in fp32", "operations a byte"]
     rows = [
         [
-            escape(row.layer),
+            row.layer,
             scaled(row.macs, ""),
             f"{row.macs / found.macs:.1%}" if found.macs else "–",
             scaled(row.moved_bytes, "B"),
@@ -191,8 +198,7 @@ def print_obstacles(obstacles: Sequence[Obstacle], inspected: Sequence[str]) -> 
         everywhere = len(obstacle.targets) > 1 and set(obstacle.targets) >= set(inspected)
         targets = "all" if everywhere else ", ".join(obstacle.targets)
         line = _short(obstacle.source)
-        row = [obstacle.operator, obstacle.layer, shapes, line, targets, obstacle.reason]
-        rows.append([escape(cell) for cell in row])
+        rows.append([obstacle.operator, obstacle.layer, shapes, line, targets, obstacle.reason])
     print_table(f"obstacles: {len(obstacles)}", columns, rows, words=len(columns))
     for remedy in dict.fromkeys(obstacle.remedy for obstacle in obstacles if obstacle.remedy):
         console.print(f"remedy: {remedy}", highlight=False, soft_wrap=True, markup=False)
@@ -229,6 +235,12 @@ def print_artifact_facts(title: str, artifacts: Sequence[ArtifactFacts]) -> None
             ]
         )
     print_table(title, columns, rows)
+
+
+def print_graph(found: Inspection, path: Path) -> None:
+    """Where the annotated graph is; there is none of a model that cannot be captured."""
+    said = f"{path}, for Model Explorer" if found.estimates is not None else f"no {path}: the model is not captured"
+    console.print(f"graph: {said}", highlight=False, soft_wrap=True, markup=False)
 
 
 def print_latents(statistics: LatentStatistics | None, normalized: bool = False) -> None:

@@ -74,7 +74,9 @@ def profile(
             print_operators(record)
     if resume and not any(record.interruptions for record in found.records):
         console.print("--resume: no unfinished session asked for the same of a device in this state; this one is new")
-    console.print(f"records: {profiles.shown(url)}" + (f", {json_file}" if json_file else ""), soft_wrap=True)
+    console.print(
+        f"records: {profiles.shown(url)}" + (f", {json_file}" if json_file else ""), soft_wrap=True, markup=False
+    )
     if found.troubles:
         raise DeviceError("; ".join(found.troubles))
 

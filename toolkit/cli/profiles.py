@@ -67,7 +67,9 @@ def export(
     url = store or profiles.default_url()
     records = profiles.load(url, bundle)
     profiles.write_lines(records, file)
-    console.print(f"{file}: {len(records)} records of {profiles.shown(url)}", soft_wrap=True, highlight=False)
+    console.print(
+        f"{file}: {len(records)} records of {profiles.shown(url)}", soft_wrap=True, highlight=False, markup=False
+    )
 
 
 @app.command("import")
@@ -82,5 +84,8 @@ def import_(
     records = profiles.read_lines(file)
     new = profiles.bring_in(records, url)
     console.print(
-        f"{profiles.shown(url)}: {new} new records, {len(records) - new} held already", soft_wrap=True, highlight=False
+        f"{profiles.shown(url)}: {new} new records, {len(records) - new} held already",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
     )

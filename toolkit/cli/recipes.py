@@ -47,7 +47,7 @@ def copy(name: Name, destination: Annotated[Path, typer.Argument(help="The file 
     if destination.exists():
         raise UserError(f"{destination}: exists; name another file")
     write_atomic(destination, source.read_bytes())
-    console.print(f"{destination}: change it, then `handheld distill {destination}`")
+    console.print(f"{destination}: change it, then `handheld distill {destination}`", markup=False)
 
 
 @app.command()
@@ -62,4 +62,4 @@ def validate(
     recipe = schema.load_recipe(file, overrides)
     if not isinstance(recipe.student, schema.AutoencoderSpec):
         students.build(recipe.student.kind, recipe.student.preset, recipe.student.overrides)
-    console.print(f"{file}: a valid recipe of {recipe.total_steps:,} steps")
+    console.print(f"{file}: a valid recipe of {recipe.total_steps:,} steps", markup=False)

@@ -26,4 +26,4 @@ def report(
     if not sources and store is None:
         raise UserError("report: nothing to report on; name run directories, bundles, profiles, or a --store")
     devices.report(sources or [], output, store)
-    console.print(f"report: {output}", soft_wrap=True)
+    console.print(f"report: {output}", soft_wrap=True, markup=False)

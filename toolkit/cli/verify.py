@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from toolkit.cli.export import print_parities
 from toolkit.cli.output import console, print_json, print_table
@@ -98,11 +97,12 @@ def _compare(bundle: Path, other: Path, as_json: bool) -> None:
     if as_json:
         print_json([difference.model_dump() for difference in found])
     elif found:
-        rows = [[escape(each.what), escape(each.first[:40]), escape(each.second[:40])] for each in found]
+        rows = [[each.what, each.first[:40], each.second[:40]] for each in found]
         print_table("differences", ["what", "first", "second"], rows, words=3)
     weighty = [each.what for each in found if each.what not in CIRCUMSTANCES]
     if weighty:
         more = f" and {len(weighty) - 5} more" if len(weighty) > 5 else ""
         raise CheckFailed(f"{bundle}: differs from {other} in {', '.join(weighty[:5])}{more}")
     if not as_json:
-        console.print(f"{bundle} and {other}: " + ("the same model and files" if found else "the same, byte for byte"))
+        alike = "the same model and files" if found else "the same, byte for byte"
+        console.print(f"{bundle} and {other}: {alike}", markup=False)
