@@ -160,6 +160,7 @@ def _context(folder: Path, manifest: Manifest, artifacts: list[Artifact]) -> dic
         "statistics": to_undo(manifest),
         "ios": ios,
         "macos": macos,
+        "executorch_systems": max((ios, macos), SYSTEMS[8]),  # its own, or those of the package that it depends on
         "versions": VERSIONS | {package: _release(manifest, package) for package in ("onnxruntime", "executorch")},
     }
 

@@ -101,12 +101,20 @@ def test_only_those_who_use_executorch_need_its_package(tmp_path: Path) -> None:
     assert "pytorch/executorch" in files["sdk/swift/MyModelDecoderExecuTorch/Package.swift"]
 
 
-@pytest.mark.parametrize(("specification", "system"), [(7, "16.0"), (8, "17.0"), (9, "18.0")])
-def test_the_package_asks_for_the_system_that_the_artifact_needs(
-    tmp_path: Path, specification: int, system: str
+@pytest.mark.parametrize(
+    ("specification", "core_ml", "executorch"),
+    [
+        (7, '.iOS("16.0"), .macOS("13.0")', '.iOS("17.0"), .macOS("14.0")'),
+        (8, '.iOS("17.0"), .macOS("14.0")', '.iOS("17.0"), .macOS("14.0")'),
+        (9, '.iOS("18.0"), .macOS("15.0")', '.iOS("18.0"), .macOS("15.0")'),
+    ],
+)
+def test_the_packages_ask_for_the_systems_that_the_artifacts_need(
+    tmp_path: Path, specification: int, core_ml: str, executorch: str
 ) -> None:
-    files = write(tmp_path, manifest("clip", ["coreml-fp16"]), specification)
-    assert f'.iOS("{system}")' in files["sdk/swift/MyModelDecoder/Package.swift"]
+    files = write(tmp_path, manifest("clip"), specification)
+    assert core_ml in files["sdk/swift/MyModelDecoder/Package.swift"]
+    assert executorch in files["sdk/swift/MyModelDecoderExecuTorch/Package.swift"]
 
 
 def test_raw_latents_come_with_the_numbers_that_undo_their_normalisation(tmp_path: Path) -> None:
