@@ -7,7 +7,7 @@ import math
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from export.sdk.names import kotlin_string, swift_string
-from export.sdk.sides import runtime_of, usable
+from export.sdk.sides import is_of_floats, runtime_of, usable
 from export.sdk.writing import sdk_names, to_undo
 from toolkit.bundle import Artifact, Manifest
 
@@ -33,9 +33,12 @@ def model_card(manifest: Manifest, sdk: bool = False) -> str:
             files.setdefault("coreml-state", artifact)
         elif runtime == "coreml" or (runtime is not None and artifact in kotlin):
             files.setdefault(runtime, artifact)
-    state_bytes = 4 * sum(math.prod(state.shape) for state in manifest.artifacts[0].states)
+    # whose shapes and names stand for all: one of tensors, as the snippets call them, rather than of pictures
+    first = next((a for a in manifest.artifacts if is_of_floats(a)), manifest.artifacts[0])
+    state_bytes = 4 * sum(math.prod(state.shape) for state in first.states)
     return _ENVIRONMENT.get_template("model_card.md.j2").render(
         m=manifest,
+        first=first,
         files=files,
         state_bytes=state_bytes,
         most_listed=MOST_LISTED,

@@ -17,6 +17,7 @@ from toolkit.parity import Parity, Tolerance
 
 FORMULA = "latent = normalised * std + mean"
 FILES = {"coreml-fp16": "model.mlpackage", "executorch-xnnpack-fp32": "model.pte", "onnx-fp32": "model.onnx"}
+PICTURE = TensorInfo(name="frame_0", shape=(1, 3, 64, 64), dtype="uint8", meaning="picture")
 
 
 def artifact(target: str, taken: str) -> Artifact:
@@ -32,7 +33,7 @@ def artifact(target: str, taken: str) -> Artifact:
     return Artifact(
         target=target,
         mode="clip",
-        path=FILES[target],
+        path=FILES.get(target, f"{target}.mlpackage"),
         sha256="0" * 64,
         bytes=1,
         inputs=[TensorInfo(name="latent", shape=(3, 3, 8, 8), dtype="float32", meaning=taken)],
@@ -137,6 +138,32 @@ def test_every_snippet_says_what_to_fill_the_latent_with(
     mean: tuple[float, ...] | None, std: tuple[float, ...], filling: str
 ) -> None:
     assert card(mean, std).count(filling) == 3
+
+
+def card_of(*artifacts: Artifact) -> str:
+    return model_card(
+        Manifest(
+            name="tiny",
+            model=Model(role="student", task="video-decoder", class_name="AnyDecoder", config={}),
+            provenance=provenance("handheld export run"),
+            artifacts=list(artifacts),
+        )
+    )
+
+
+def test_snippets_of_tensors_ask_for_no_pictures() -> None:
+    pictured = artifact("coreml-image-fp16", "latent").model_copy(update={"outputs": [PICTURE]})
+    text = card_of(pictured, artifact("coreml-fp16", "latent"))
+    assert 'featureValue(for: "frames")!' in text
+    assert "frame_0" not in text
+    assert "Output `frame_0`" in card_of(pictured)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_core_ml_snippet_is_of_the_default_artifact(reverse: bool) -> None:
+    made = [artifact(f"coreml-{word}", "latent") for word in ("int8", "fp16", "pal8", "ios18-fp16", "pal4")]
+    text = card_of(*(reversed(made) if reverse else made))
+    assert 'forResource: "model"' in text
 
 
 def flow_card(quality: FlowEvaluation | None = None) -> str:
