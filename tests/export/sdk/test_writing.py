@@ -145,6 +145,14 @@ def test_the_versions_for_manifests_without_any_are_those_that_are_asked_for() -
     assert VERSIONS["executorch"] in specifiers["executorch"]
 
 
+def test_a_stream_is_begun_again_after_an_error(tmp_path: Path) -> None:
+    files = write(tmp_path, manifest("stream"))
+    for path in ("swift/MyModelDecoder/Sources/MyModelDecoderKit/MyModelDecoder.swift", "kotlin/core/src/main/kotlin"):
+        text = "".join(content for name, content in files.items() if name.startswith(f"sdk/{path}"))
+        assert re.search(r"After a call that throws, .reset\S* and begin the clip again", text), path
+        assert "as they were." not in text
+
+
 def test_raw_latents_come_with_the_numbers_that_undo_their_normalisation(tmp_path: Path) -> None:
     text = "".join(write(tmp_path, manifest("clip")).values())
     assert "[0.5, -1.0, 0.0, 2.0]" in text
