@@ -151,6 +151,12 @@ def card_of(*artifacts: Artifact) -> str:
     )
 
 
+def test_the_reference_is_read_as_strangers_files_are() -> None:
+    text = card(None)
+    assert "toolkit.reference.load" in text
+    assert "torch.export.load" not in text
+
+
 def test_snippets_of_tensors_ask_for_no_pictures() -> None:
     pictured = artifact("coreml-image-fp16", "latent").model_copy(update={"outputs": [PICTURE]})
     text = card_of(pictured, artifact("coreml-fp16", "latent"))
