@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from export.sdk.names import kotlin_string, swift_string
 from export.sdk.sides import is_of_floats, runtime_of, usable
-from export.sdk.writing import sdk_names, to_undo
+from export.sdk.writing import sdk_names, systems, to_undo
 from toolkit.bundle import Artifact, Manifest
 
 #: Channels of a latent up to which the card lists every mean and std.
@@ -20,10 +21,11 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters.update(figure="{:.6g}".format, swift=swift_string, kotlin=kotlin_string)
 
 
-def model_card(manifest: Manifest, sdk: bool = False) -> str:
+def model_card(manifest: Manifest, sdk: bool = False, folder: Path | None = None) -> str:
     """Markdown with the artifacts, their parity, and how an app calls those that are there.
 
-    Where the bundle holds an `sdk`, the snippets are of its code; else they call the runtimes themselves.
+    Where the bundle holds an `sdk`, the snippets are of its code; else they call the runtimes themselves. The system
+    that the Core ML artifact needs is read from it in the bundle's `folder`; without a folder the card names none.
     """
     swift, kotlin = usable("swift", manifest.artifacts), usable("kotlin", manifest.artifacts)
     files: dict[str, Artifact] = {}
@@ -39,6 +41,7 @@ def model_card(manifest: Manifest, sdk: bool = False) -> str:
     return _ENVIRONMENT.get_template("model_card.md.j2").render(
         m=manifest,
         first=first,
+        ios=systems(folder, files["coreml"])[0].partition(".")[0] if folder and "coreml" in files else None,
         files=files,
         state_bytes=state_bytes,
         most_listed=MOST_LISTED,

@@ -145,7 +145,7 @@ def _context(folder: Path, manifest: Manifest, artifacts: list[Artifact]) -> dic
     first = artifacts[0]
     states = {state.name for state in first.states} | {f"next_{state.name}" for state in first.states}
     defaults = {runtime: _first(artifacts, runtime) for runtime in RUNTIMES}
-    ios, macos = _systems(folder, defaults["coreml"])
+    ios, macos = systems(folder, defaults["coreml"])
     return {
         **sdk_names(manifest),
         "m": manifest,
@@ -190,11 +190,11 @@ def _release(manifest: Manifest, package: str) -> str:
     return numbers[0] if numbers else VERSIONS[package]
 
 
-def _systems(folder: Path, default: Artifact | None) -> tuple[str, str]:
-    """The oldest iOS and macOS that read the default Core ML artifact; ExecuTorch's own are 17 and 14."""
-    if default is None:
+def systems(folder: Path, artifact: Artifact | None) -> tuple[str, str]:
+    """The oldest iOS and macOS that read a Core ML artifact of the bundle `folder`; without one, ExecuTorch's own."""
+    if artifact is None:
         return SYSTEMS[8]
     import coremltools
 
-    specification = coremltools.utils.load_spec(str(folder / default.path))
+    specification = coremltools.utils.load_spec(str(folder / artifact.path))
     return SYSTEMS.get(specification.specificationVersion, SYSTEMS[8])

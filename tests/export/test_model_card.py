@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from coremltools.models.utils import save_spec
+from coremltools.proto import Model_pb2
 
 from export.model_card import model_card
 from export.sources import IMAGES
@@ -140,14 +143,15 @@ def test_every_snippet_says_what_to_fill_the_latent_with(
     assert card(mean, std).count(filling) == 3
 
 
-def card_of(*artifacts: Artifact) -> str:
+def card_of(*artifacts: Artifact, folder: Path | None = None) -> str:
     return model_card(
         Manifest(
             name="tiny",
             model=Model(role="student", task="video-decoder", class_name="AnyDecoder", config={}),
             provenance=provenance("handheld export run"),
             artifacts=list(artifacts),
-        )
+        ),
+        folder=folder,
     )
 
 
@@ -170,6 +174,16 @@ def test_the_core_ml_snippet_is_of_the_default_artifact(reverse: bool) -> None:
     made = [artifact(f"coreml-{word}", "latent") for word in ("int8", "fp16", "pal8", "ios18-fp16", "pal4")]
     text = card_of(*(reversed(made) if reverse else made))
     assert 'forResource: "model"' in text
+
+
+@pytest.mark.parametrize(("specification", "system"), [(7, "iOS 16"), (8, "iOS 17"), (9, "iOS 18")])
+def test_the_core_ml_snippet_names_the_system_that_the_artifact_needs(
+    tmp_path: Path, specification: int, system: str
+) -> None:
+    content = Model_pb2.Model(specificationVersion=specification, neuralNetwork={})
+    save_spec(content, str(tmp_path / "coreml-pal4.mlpackage"))
+    text = card_of(artifact("coreml-pal4", "latent"), folder=tmp_path)
+    assert f"## Swift (Core ML, {system} or later)" in text
 
 
 def flow_card(quality: FlowEvaluation | None = None) -> str:
