@@ -92,7 +92,7 @@ def export(
         manifest = _manifest(source, artifacts, command)
         if sdk:
             write_sdk(folder, manifest)
-        (folder / "README.md").write_text(model_card(manifest, sdk), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(manifest, sdk, folder), encoding="utf-8")
         write_sbom(folder, manifest)
         sealed = seal(folder, manifest)
         progress.update(len(chosen) + 2, "done")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,12 @@ ZEROED = "0" * 64
 MOST_NAMED = 5
 PACKAGE_PARTS = "Manifest.json"  # of an `.mlpackage`: where its model and its weights lie below `Data`
 LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers leave these in any folder that they show
+#: What SwiftPM, Xcode and Gradle write where they build the code in `sdk`. No more than these very places: a `build`
+#: among the sources would be compiled.
+BUILT = re.compile(
+    r"sdk/swift/[^/]+/(\.build|\.swiftpm|Package\.resolved)"
+    r"|sdk/kotlin/(\.gradle|\.kotlin|local\.properties|((core|android)/)?build)"
+)
 MAX_RANK, MAX_SIZE = 8, 2**31 - 1  # of a tensor: Core ML and ExecuTorch count sizes in 32 bits
 
 RelativePath = Annotated[str, AfterValidator(relative_name)]
@@ -260,7 +267,7 @@ def open_bundle(bundle: Path) -> Manifest:
 
     Raises `CheckFailed` that names the files which were changed, are missing, lead elsewhere as links do, or which the
     manifest does not name: a folder is loaded whole, so that such a file would be used unproved. Only what file
-    managers leave behind is overlooked.
+    managers leave behind is overlooked, and what building the code in `sdk` does, whose folders are not looked into.
     """
     manifest = read_manifest(bundle)
     strange = _strange_files(bundle, manifest)
@@ -283,14 +290,18 @@ def open_bundle(bundle: Path) -> Manifest:
 def _strange_files(bundle: Path, manifest: Manifest) -> list[str]:
     """What lies in the folder and is no folder or plain file of the manifest's, relative to it."""
     strange = []
+    is_code = not any(artifact.path.casefold().split("/")[0] == "sdk" for artifact in manifest.artifacts)
     for folder, folders, files in os.walk(bundle):
         for name in (*folders, *files):
             path = Path(folder) / name
             relative = path.relative_to(bundle).as_posix()
             is_plain = not path.is_symlink() and (path.is_file() or path.is_dir())
-            is_known = path.is_dir() or relative == MANIFEST or relative in manifest.files
+            is_built = is_code and BUILT.fullmatch(relative) is not None
+            is_known = path.is_dir() or relative == MANIFEST or relative in manifest.files or is_built
             if not is_plain or not (is_known or name in LITTER or name.startswith("._")):
                 strange.append(relative)
+            elif is_built and path.is_dir():
+                folders.remove(name)
     return sorted(strange)
 
 

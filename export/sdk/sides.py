@@ -75,8 +75,9 @@ def ranked(side: Side, artifacts: Sequence[Artifact]) -> list[Artifact]:
 
 def usable(side: Side, artifacts: Sequence[Artifact]) -> list[Artifact]:
     """As `ranked`, without artifacts that take or give other things than tensors of float32."""
-    return [artifact for artifact in ranked(side, artifacts) if _is_of_floats(artifact)]
+    return [artifact for artifact in ranked(side, artifacts) if is_of_floats(artifact)]
 
 
-def _is_of_floats(artifact: Artifact) -> bool:
+def is_of_floats(artifact: Artifact) -> bool:
+    """Whether an artifact takes and gives tensors of float32 alone."""
     return all(info.dtype == "float32" for info in (*artifact.inputs, *artifact.outputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from toolkit.latents import LatentStatistics
 
 #: Versions of what the generated builds fetch. Those of the runtimes are for manifests that name none: a build takes
 #: the releases that wrote and proved its artifacts.
-VERSIONS = {"onnxruntime": "1.22.0", "executorch": "1.0.0", "kotlin": "2.1.20", "gradle_plugin": "8.9.1"}
+VERSIONS = {"onnxruntime": "1.23.0", "executorch": "1.5.1", "kotlin": "2.1.20", "gradle_plugin": "8.9.1"}
 #: Core ML's specification versions, by the systems that read them.
 SYSTEMS = {7: ("16.0", "13.0"), 8: ("17.0", "14.0"), 9: ("18.0", "15.0")}
 
@@ -144,7 +145,7 @@ def _context(folder: Path, manifest: Manifest, artifacts: list[Artifact]) -> dic
     first = artifacts[0]
     states = {state.name for state in first.states} | {f"next_{state.name}" for state in first.states}
     defaults = {runtime: _first(artifacts, runtime) for runtime in RUNTIMES}
-    ios, macos = _systems(folder, defaults["coreml"])
+    ios, macos = systems(folder, defaults["coreml"])
     return {
         **sdk_names(manifest),
         "m": manifest,
@@ -160,6 +161,7 @@ def _context(folder: Path, manifest: Manifest, artifacts: list[Artifact]) -> dic
         "statistics": to_undo(manifest),
         "ios": ios,
         "macos": macos,
+        "executorch_systems": max((ios, macos), SYSTEMS[8]),  # its own, or those of the package that it depends on
         "versions": VERSIONS | {package: _release(manifest, package) for package in ("onnxruntime", "executorch")},
     }
 
@@ -183,15 +185,16 @@ def _placeholders(context: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _release(manifest: Manifest, package: str) -> str:
-    """The version that wrote the artifacts, without what a build of it adds."""
-    return manifest.provenance.versions.get(package, VERSIONS[package]).partition("+")[0]
+    """The release that wrote the artifacts, or the one that a development version leads to: only those are fetched."""
+    numbers = re.match(r"\d+(\.\d+)+", manifest.provenance.versions.get(package, ""))
+    return numbers[0] if numbers else VERSIONS[package]
 
 
-def _systems(folder: Path, default: Artifact | None) -> tuple[str, str]:
-    """The oldest iOS and macOS that read the default Core ML artifact; ExecuTorch's own are 17 and 14."""
-    if default is None:
+def systems(folder: Path, artifact: Artifact | None) -> tuple[str, str]:
+    """The oldest iOS and macOS that read a Core ML artifact of the bundle `folder`; without one, ExecuTorch's own."""
+    if artifact is None:
         return SYSTEMS[8]
     import coremltools
 
-    specification = coremltools.utils.load_spec(str(folder / default.path))
+    specification = coremltools.utils.load_spec(str(folder / artifact.path))
     return SYSTEMS.get(specification.specificationVersion, SYSTEMS[8])

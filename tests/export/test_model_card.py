@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from coremltools.models.utils import save_spec
+from coremltools.proto import Model_pb2
 
 from export.model_card import model_card
 from export.sources import IMAGES
@@ -17,6 +20,7 @@ from toolkit.parity import Parity, Tolerance
 
 FORMULA = "latent = normalised * std + mean"
 FILES = {"coreml-fp16": "model.mlpackage", "executorch-xnnpack-fp32": "model.pte", "onnx-fp32": "model.onnx"}
+PICTURE = TensorInfo(name="frame_0", shape=(1, 3, 64, 64), dtype="uint8", meaning="picture")
 
 
 def artifact(target: str, taken: str) -> Artifact:
@@ -32,7 +36,7 @@ def artifact(target: str, taken: str) -> Artifact:
     return Artifact(
         target=target,
         mode="clip",
-        path=FILES[target],
+        path=FILES.get(target, f"{target}.mlpackage"),
         sha256="0" * 64,
         bytes=1,
         inputs=[TensorInfo(name="latent", shape=(3, 3, 8, 8), dtype="float32", meaning=taken)],
@@ -137,6 +141,49 @@ def test_every_snippet_says_what_to_fill_the_latent_with(
     mean: tuple[float, ...] | None, std: tuple[float, ...], filling: str
 ) -> None:
     assert card(mean, std).count(filling) == 3
+
+
+def card_of(*artifacts: Artifact, folder: Path | None = None) -> str:
+    return model_card(
+        Manifest(
+            name="tiny",
+            model=Model(role="student", task="video-decoder", class_name="AnyDecoder", config={}),
+            provenance=provenance("handheld export run"),
+            artifacts=list(artifacts),
+        ),
+        folder=folder,
+    )
+
+
+def test_the_reference_is_read_as_strangers_files_are() -> None:
+    text = card(None)
+    assert "toolkit.reference.load" in text
+    assert "torch.export.load" not in text
+
+
+def test_snippets_of_tensors_ask_for_no_pictures() -> None:
+    pictured = artifact("coreml-image-fp16", "latent").model_copy(update={"outputs": [PICTURE]})
+    text = card_of(pictured, artifact("coreml-fp16", "latent"))
+    assert 'featureValue(for: "frames")!' in text
+    assert "frame_0" not in text
+    assert "Output `frame_0`" in card_of(pictured)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_core_ml_snippet_is_of_the_default_artifact(reverse: bool) -> None:
+    made = [artifact(f"coreml-{word}", "latent") for word in ("int8", "fp16", "pal8", "ios18-fp16", "pal4")]
+    text = card_of(*(reversed(made) if reverse else made))
+    assert 'forResource: "model"' in text
+
+
+@pytest.mark.parametrize(("specification", "system"), [(7, "iOS 16"), (8, "iOS 17"), (9, "iOS 18")])
+def test_the_core_ml_snippet_names_the_system_that_the_artifact_needs(
+    tmp_path: Path, specification: int, system: str
+) -> None:
+    content = Model_pb2.Model(specificationVersion=specification, neuralNetwork={})
+    save_spec(content, str(tmp_path / "coreml-pal4.mlpackage"))
+    text = card_of(artifact("coreml-pal4", "latent"), folder=tmp_path)
+    assert f"## Swift (Core ML, {system} or later)" in text
 
 
 def flow_card(quality: FlowEvaluation | None = None) -> str:

@@ -57,7 +57,7 @@ def test_the_reference_program_runs_without_any_class_of_ours(exported_bundle: P
 
 def test_the_card_names_every_artifact_and_how_it_was_proved(exported_bundle: Path) -> None:
     card = (exported_bundle / "README.md").read_text()
-    for text in ("model.onnx", "model.pte", "model.mlpackage", "executed", "```swift", "```kotlin"):
+    for text in ("model.onnx", "model.pte", "model.mlpackage", "executed", "iOS 17 or later", "```kotlin"):
         assert text in card
 
 

@@ -355,6 +355,67 @@ def test_what_file_managers_leave_is_overlooked(bundle: Path, name: str) -> None
     assert open_bundle(bundle).name == "tiny"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "swift/X/.build/debug",
+        "swift/X/.swiftpm/xcode/state",
+        "swift/X/Package.resolved",
+        "kotlin/.gradle/8.9/lock",
+        "kotlin/.kotlin/errors/log",
+        "kotlin/build/reports/problems.html",
+        "kotlin/core/build/libs/core.jar",
+        "kotlin/android/build/outputs/android.aar",
+        "kotlin/local.properties",
+    ],
+)
+def test_what_building_the_sdk_leaves_is_overlooked(bundle: Path, name: str) -> None:
+    path = bundle / "sdk" / name
+    path.parent.mkdir(parents=True)
+    if len(Path(name).parts) > 3:
+        path.symlink_to("y")
+    else:
+        path.write_text("built")
+    assert open_bundle(bundle).name == "tiny"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["swift/X/Sources/X/build/a.swift", "kotlin/core/src/main/kotlin/build/a.kt", "build/a", "../.build/a"],
+)
+def test_other_files_in_the_sdk_are_not_overlooked(bundle: Path, name: str) -> None:
+    path = (bundle / "sdk").joinpath(name)
+    (bundle / "sdk").mkdir()
+    path.parent.mkdir(parents=True)
+    path.write_text("extra")
+    with pytest.raises(CheckFailed, match="not in the bundle's manifest"):
+        open_bundle(bundle)
+
+
+def test_a_link_in_the_place_of_a_build_is_refused(bundle: Path) -> None:
+    (bundle / "sdk/swift/X").mkdir(parents=True)
+    (bundle / "sdk/swift/X/.build").symlink_to(bundle.parent)
+    with pytest.raises(CheckFailed, match=r"\.build: a link"):
+        open_bundle(bundle)
+
+
+def test_nothing_is_overlooked_beside_an_artifact_in_the_sdk(bundle: Path) -> None:
+    moved = "sdk/kotlin/build/model.mlpackage"
+    (bundle / moved).parent.mkdir(parents=True)
+    (bundle / "model.mlpackage").rename(bundle / moved)
+
+    def move(content: dict[str, Any]) -> None:
+        next(a for a in content["artifacts"] if a["path"] == "model.mlpackage")["path"] = moved
+        files = content["files"]
+        content["files"] = {name.replace("model.mlpackage", moved): entry for name, entry in files.items()}
+
+    rewrite(bundle, move)
+    assert open_bundle(bundle).name == "tiny"
+    (bundle / moved / "extra").write_text("extra")
+    with pytest.raises(CheckFailed, match="extra"):
+        open_bundle(bundle)
+
+
 def test_package_whose_parts_lie_outside_is_refused(bundle: Path) -> None:
     parts = {"itemInfoEntries": {"x": {"path": "../../../outside"}}}
     (bundle / "model.mlpackage" / "Manifest.json").write_text(json.dumps(parts))

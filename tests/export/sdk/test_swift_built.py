@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.devices.apple.test_swift_built import STAND_INS as RUNNER_STAND_INS
-from tests.export.sdk.bundles import KINDS, SIGNATURES, Kind, manifest, write
+from tests.export.sdk.bundles import KINDS, SIGNATURES, Kind, add_picture, manifest, write
 from tests.programs import needs
 
 pytestmark = [
@@ -61,6 +61,7 @@ def test_all_of_the_swift_is_valid_and_what_needs_no_apple_library_passes_its_te
     (bundle / "manifest.json").touch()
     inputs, outputs, _ = SIGNATURES[kind]
     np.savez(bundle / "sample.npz", **{info.name: np.ones(info.shape, np.float32) for info in (*inputs, *outputs)})
+    add_picture(bundle / "sample.npz")
     for name in ("CoreML", "Metal", "CoreVideo"):
         module(built, name, STAND_INS / f"{name}.swift")
     module(built, "ExecuTorch", RUNNER_STAND_INS / "ExecuTorch.swift")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 import tree_sitter_kotlin
 import tree_sitter_swift
+from packaging.requirements import Requirement
 from torch import nn
 from tree_sitter import Language, Node, Parser
 
 import export
 from export.model_card import model_card
 from export.sdk import write_sdk
+from export.sdk.writing import VERSIONS
 from export.sources import Source
 from tests.export.sdk.bundles import KINDS, TARGETS, Kind, manifest, write
 from toolkit.bundle import changed_files, read_manifest, seal
@@ -101,12 +104,53 @@ def test_only_those_who_use_executorch_need_its_package(tmp_path: Path) -> None:
     assert "pytorch/executorch" in files["sdk/swift/MyModelDecoderExecuTorch/Package.swift"]
 
 
-@pytest.mark.parametrize(("specification", "system"), [(7, "16.0"), (8, "17.0"), (9, "18.0")])
-def test_the_package_asks_for_the_system_that_the_artifact_needs(
-    tmp_path: Path, specification: int, system: str
+@pytest.mark.parametrize(
+    ("specification", "core_ml", "executorch"),
+    [
+        (7, '.iOS("16.0"), .macOS("13.0")', '.iOS("17.0"), .macOS("14.0")'),
+        (8, '.iOS("17.0"), .macOS("14.0")', '.iOS("17.0"), .macOS("14.0")'),
+        (9, '.iOS("18.0"), .macOS("15.0")', '.iOS("18.0"), .macOS("15.0")'),
+    ],
+)
+def test_the_packages_ask_for_the_systems_that_the_artifacts_need(
+    tmp_path: Path, specification: int, core_ml: str, executorch: str
 ) -> None:
-    files = write(tmp_path, manifest("clip", ["coreml-fp16"]), specification)
-    assert f'.iOS("{system}")' in files["sdk/swift/MyModelDecoder/Package.swift"]
+    files = write(tmp_path, manifest("clip"), specification)
+    assert core_ml in files["sdk/swift/MyModelDecoder/Package.swift"]
+    assert executorch in files["sdk/swift/MyModelDecoderExecuTorch/Package.swift"]
+
+
+@pytest.mark.parametrize(
+    ("version", "release"),
+    [("1.24.1", "1.24.1"), ("1.4.0.dev20260101+cpu", "1.4.0"), ("1.24.0rc1", "1.24.0"), (None, None), ("x", None)],
+)
+def test_builds_fetch_releases(tmp_path: Path, version: str | None, release: str | None) -> None:
+    content = manifest("clip")
+    runtimes = ("onnxruntime", "executorch")
+    versions = {} if version is None else dict.fromkeys(runtimes, version)
+    made = content.provenance.model_copy(update={"versions": versions})
+    files = write(tmp_path, content.model_copy(update={"provenance": made}))
+    properties = files["sdk/kotlin/gradle.properties"].splitlines()
+    for runtime in runtimes:
+        assert f"{runtime}.version={release or VERSIONS[runtime]}" in properties
+    swift = files["sdk/swift/MyModelDecoderExecuTorch/Package.swift"]
+    assert f'branch: "swiftpm-{release or VERSIONS["executorch"]}"' in swift
+
+
+def test_the_versions_for_manifests_without_any_are_those_that_are_asked_for() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(text) for text in project["dependencies"]]
+    specifiers = {requirement.name: requirement.specifier for requirement in asked}
+    assert VERSIONS["onnxruntime"] in specifiers["onnxruntime"]
+    assert VERSIONS["executorch"] in specifiers["executorch"]
+
+
+def test_a_stream_is_begun_again_after_an_error(tmp_path: Path) -> None:
+    files = write(tmp_path, manifest("stream"))
+    for path in ("swift/MyModelDecoder/Sources/MyModelDecoderKit/MyModelDecoder.swift", "kotlin/core/src/main/kotlin"):
+        text = "".join(content for name, content in files.items() if name.startswith(f"sdk/{path}"))
+        assert re.search(r"After a call that throws, .reset\S* and begin the clip again", text), path
+        assert "as they were." not in text
 
 
 def test_raw_latents_come_with_the_numbers_that_undo_their_normalisation(tmp_path: Path) -> None:
