@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ LAYERS: dict[str, tuple[int, int, int]] = {
     **dict.fromkeys(("aten.matmul.default", "aten.mm.default", "aten.bmm.default"), (0, 1, -1)),
     **dict.fromkeys(("aten.addmm.default", "aten.baddbmm.default"), (1, 2, -1)),
 }
-LEVELS = 255
+LEVELS, LEVELS_OF_INT4 = 255, 15
 ROUNDS = 8
 
 #: What becomes of a layer's arguments; the third says of each whether it is known ahead of any input.
@@ -35,7 +36,8 @@ def reduction_of(target: str) -> Reduction:
     """What the precision of a target, its last word, does to a layer.
 
     `fp16` rounds weights and inputs; `int8` and `w8a8` quantize weights by output channel, symmetric, and inputs as
-    a whole, asymmetric, to 8 bits; `int8` of Core ML quantizes weights only; `palN` clusters weights into 2^N values.
+    a whole, asymmetric, to 8 bits; `int8` of Core ML quantizes weights only, and so does `int4`, here by output channel
+    where the artifact has a scale for each block of input channels too; `palN` clusters weights into 2^N values.
     Raises `UserError` on other targets: they reduce nothing.
     """
     backend, precision = target.split("-")[0], target.rpartition("-")[2]
@@ -43,19 +45,22 @@ def reduction_of(target: str) -> Reduction:
         return _each(lambda tensor, _axis: tensor.half().float(), lambda tensor: tensor.half().float())
     if precision == "w8a8" or (precision == "int8" and backend != "coreml"):
         return _each(quantized_weight, quantized_values)
-    if precision == "int8":
-        return _each(quantized_weight, lambda tensor: tensor)
+    if precision in ("int8", "int4"):
+        levels = LEVELS if precision == "int8" else LEVELS_OF_INT4
+        return _each(partial(quantized_weight, levels=levels), lambda tensor: tensor)
     palettes = re.fullmatch(r"pal(\d)", precision)
     if palettes:
         bits = int(palettes[1])
         return _each(lambda tensor, _axis: palettized(tensor, bits), lambda tensor: tensor)
-    raise UserError(f"target {target}: reduces no layer, so none can be kept; choose one of fp16, int8 or a palette")
+    raise UserError(
+        f"target {target}: reduces no layer, so none can be kept; choose one of fp16, int8, int4 or a palette"
+    )
 
 
-def quantized_weight(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """A weight in -127..127 with a scale for each place along `axis`."""
+def quantized_weight(tensor: torch.Tensor, axis: int, levels: int = LEVELS) -> torch.Tensor:
+    """A weight of so many levels, by default -127..127, with a scale for each place along `axis`."""
     others = [place for place in range(tensor.ndim) if place != axis % tensor.ndim]
-    scale = (tensor.abs().amax(others, keepdim=True) / (LEVELS // 2)).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = (tensor.abs().amax(others, keepdim=True) / (levels // 2)).clamp_min(torch.finfo(torch.float32).tiny)
     return (tensor / scale).round() * scale
 
 

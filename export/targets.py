@@ -90,8 +90,12 @@ class Target:
 
     @property
     def is_mixable(self) -> bool:
-        """Whether some of its layers can keep a higher precision, so that a budget bounds what the others lose."""
-        return self.tolerance.min_psnr_db is not None and not (self.keeps_states or self.one_precision)
+        """Whether some of its layers can keep a higher precision, so that a budget bounds what the others lose.
+
+        An artifact of another signature than the program's is none: its outputs cannot be held against PyTorch's.
+        """
+        whole = self.keeps_states or self.one_precision or self.adapt is not None
+        return self.tolerance.min_psnr_db is not None and not whole
 
 
 _TARGETS: dict[str, Target] = {}

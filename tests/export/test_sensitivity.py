@@ -93,6 +93,7 @@ def test_reduced_tensors_take_as_many_values_as_their_bits_allow() -> None:
     assert float((palettized(weight, 8) - weight).abs().mean()) < 0.02
     assert all(len(row.unique()) <= 255 for row in quantized_weight(weight, 0))
     np.testing.assert_allclose(quantized_weight(weight, 0), weight, atol=float(weight.abs().max()) / 254 * 1.01)
+    assert all(len(row.unique()) <= 15 for row in quantized_weight(weight, 0, levels=15))
     values = quantized_values(weight)
     assert len(values.unique()) <= 256
     step = float(weight.max() - weight.min()) / 255
