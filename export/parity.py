@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,12 @@ import numpy as np
 import torch
 
 from export.bisect import blame
+from export.guarded import opened
 from export.targets import Conversion, Session, Target
 from export.trials import CLIP_FRAMES, CLIP_LATENT, Trial, rounding, runner
 from toolkit import metrics
 from toolkit.bundle import TensorInfo
-from toolkit.errors import CheckFailed, HandheldError
+from toolkit.errors import CheckFailed
 from toolkit.flow_metrics import flow_report
 from toolkit.parity import ROUNDINGS, Execution, InputCheck, Parity, TaskMetric, compare, task_metric
 from toolkit.streaming import StreamFacts
@@ -136,18 +136,6 @@ def check_trial(
 def alike(own: Sequence[TensorInfo], others: Sequence[TensorInfo]) -> bool:
     """Whether an artifact takes, or gives, what PyTorch does, but for states at the end that it keeps itself."""
     return list(own) == list(others[: len(own)])
-
-
-@contextmanager
-def opened(target: Target, artifact: Path) -> Iterator[Session]:
-    """A loaded artifact; what its runtime raises inside the block becomes a `CheckFailed`."""
-    try:
-        yield target.open(artifact)
-    except HandheldError:
-        raise
-    except Exception as error:  # each runtime has exceptions of its own
-        reason = " ".join(str(error).split())[:200]
-        raise CheckFailed(f"{artifact}: {target.name} cannot be run here ({reason})") from error
 
 
 def _on_sample(

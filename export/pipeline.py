@@ -10,15 +10,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-from export import cache, facts, isolation, parity, reproducible, workers
+from export import cache, facts, isolation, parity, workers
 from export.budget import within_budget
 from export.calls import Call, clip_call, stream_call
+from export.guarded import converted
 from export.handover import Material
 from export.lowering.lower import max_rank
 from export.model_card import model_card
 from export.sdk import require_side, write_sdk
 from export.sources import Source
-from export.targets import Conversion, Target, Written, all_targets, find_target, of_size
+from export.targets import Conversion, Target, all_targets, find_target, of_size
 from toolkit import reference
 from toolkit.bundle import (
     REFERENCE,
@@ -35,7 +36,7 @@ from toolkit.bundle import (
     provenance,
     seal,
 )
-from toolkit.errors import CheckFailed, HandheldError, UserError
+from toolkit.errors import CheckFailed, UserError
 from toolkit.files import sha256, size_bytes
 from toolkit.parity import Parity
 from toolkit.progress import Tracker, console, track
@@ -159,7 +160,8 @@ def write_artifact(target: Target, folder: Path, material: Material) -> Artifact
     call, path = material.call, folder / target.file_name
     mixed = within_budget(target, material)
     wide = frozenset() if mixed is None else mixed.wide
-    written = _convert(target, material, path, wide)
+    sizes = {name: each.program for name, each in material.sizes.items()}
+    written = converted(target, Conversion(call.program, call.names, call.calibration, wide, sizes), path)
     rank = max(written.max_rank, *(max_rank(each.program) for each in material.calls.values()))
     if rank > MAX_RANK:
         raise CheckFailed(f"{target.name}: a tensor of rank {rank} is left in the artifact")
@@ -265,17 +267,3 @@ def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manife
         normalized_latents=source.normalized_latents,
         artifacts=artifacts,
     )
-
-
-def _convert(target: Target, material: Material, path: Path, wide: frozenset[str]) -> Written:
-    """Write one artifact. Converters are other people's code and raise what they like; a full disk stays one."""
-    try:
-        call, sizes = material.call, {name: call.program for name, call in material.sizes.items()}
-        written = target.convert(Conversion(call.program, call.names, call.calibration, wide, sizes), path)
-        reproducible.settle(path)
-        return written
-    except (HandheldError, OSError):
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:240]
-        raise CheckFailed(f"{target.name}: the converter refused this model or shape ({reason}); see -vv") from error

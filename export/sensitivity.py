@@ -19,6 +19,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from export.bisect_walk import layer_name
+from export.guarded import converted, opened
 from export.lowering.lower import LAYER
 from export.lowering.refusal import SKIPPED, WHOLE, layer
 from export.reductions import Reduction, is_reducible, reduction_of
@@ -159,9 +160,9 @@ class _Trials:
                 return step
         path = self._folder / self._target.file_name
         try:
-            self._target.convert(replace(self._conversion, wide=self._conversion.wide | kept), path)
+            converted(self._target, replace(self._conversion, wide=self._conversion.wide | kept), path)
             psnr = min(self._psnrs(path))
-        except CheckFailed as refusal:  # some converters hold their own tolerance
+        except CheckFailed as refusal:  # some converters hold their own tolerance, others cannot keep every layer
             self._refusal, psnr = refusal, None
         finally:
             for written in self._folder.glob(f"{Path(self._target.file_name).stem}.*"):
@@ -181,9 +182,9 @@ class _Trials:
         )
 
     def _psnrs(self, path: Path) -> Iterator[float]:
-        session = self._target.open(path)
-        for arrays, expected in zip(self._conversion.calibration, self._expected, strict=True):
-            yield _psnr(session.call(arrays), expected)
+        with opened(self._target, path) as session:
+            for arrays, expected in zip(self._conversion.calibration, self._expected, strict=True):
+                yield _psnr(session.call(arrays), expected)
 
 
 class _Walk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 from export.reductions import palettized, quantized_values, quantized_weight
 from export.sensitivity import fewest_wide, rank
-from export.targets import Conversion, find_target
+from export.targets import Conversion, Session, Written, find_target
 from toolkit.errors import CheckFailed, UserError
 
 
@@ -68,6 +69,24 @@ def test_nothing_is_kept_where_the_budget_is_met_without(tmp_path: Path) -> None
 def test_a_budget_out_of_reach_is_refused_with_the_best_that_was_reached(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match=r"onnx-int8: 1\d\d\.\d dB is the best .* the budget is 300 dB"):
         fewest_wide(conversion(Outlying()), find_target("onnx-int8"), 300, tmp_path)
+
+
+def test_what_a_converter_or_a_runtime_raises_is_a_refusal_in_one_line(tmp_path: Path) -> None:
+    target = find_target("onnx-int8")
+
+    def keeps_none(given: Conversion, path: Path) -> Written:
+        if given.wide:
+            raise RuntimeError("an operator\nthat it does not know")
+        return target.convert(given, path)
+
+    def opens_none(path: Path) -> Session:
+        raise ValueError("a format\nthat it does not know")
+
+    with pytest.raises(CheckFailed, match=r"onnx-int8: [\d.]+ dB is the best"):
+        fewest_wide(conversion(Outlying()), replace(target, convert=keeps_none), 300, tmp_path)
+    with pytest.raises(CheckFailed, match=r"onnx-int8 cannot be run here \(a format that it does not know\)"):
+        fewest_wide(conversion(Outlying()), replace(target, open=opens_none), 300, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_precisions_that_reduce_nothing_and_sources_without_inputs_are_refused() -> None:
