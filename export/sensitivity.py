@@ -22,7 +22,7 @@ from export.bisect_walk import layer_name
 from export.guarded import converted, opened
 from export.lowering.lower import LAYER
 from export.lowering.refusal import SKIPPED, WHOLE, layer
-from export.reductions import Reduction, is_reducible, reduction_of
+from export.reductions import Reduction, fed, layers, reduction_of
 from export.targets import Conversion, Target
 from toolkit.errors import CheckFailed, UserError
 from toolkit.parity import Execution, Tolerance, compare
@@ -32,8 +32,6 @@ from toolkit.progress import track
 GIVE_BACK = 8
 #: Real inputs that the estimate is made on; the measurement takes all.
 ESTIMATED_ON = 2
-#: Back ends that keep a convolution with one weight everywhere (a norm's mean over channels) exact by themselves.
-KEEP_MEANS = ("onnx", "ort")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Budgeted:
 
 
 def rank(conversion: Conversion, target: str) -> list[Layer]:
-    """The program's layers by how much reducing each one alone hurts, the most sensitive first.
+    """The layers that `target` reduces (`layers`) by how much reducing each one alone hurts, the most sensitive first.
 
     How they are reduced is up to the last word of `target` (`reduction_of`). The program runs once on each of the
     first real inputs, and from every layer on once more. Raises `UserError` where the target reduces nothing, and
@@ -84,10 +82,9 @@ def rank(conversion: Conversion, target: str) -> list[Layer]:
     reduction = reduction_of(target)
     if not conversion.calibration:
         raise CheckFailed(f"{target}: there are no real inputs to judge layers by; give at least one example")
-    means = target.split("-")[0] not in KEEP_MEANS
     worst: dict[str, float] = {}
     with torch.no_grad():
-        walk = _Walk(conversion.program, means)
+        walk = _Walk(conversion.program, target)
         inputs = conversion.calibration[:ESTIMATED_ON]
         with track("sensitivity", len(inputs) * len(walk.layers)) as progress:
             for number, arrays in enumerate(inputs):
@@ -188,23 +185,16 @@ class _Trials:
 
 
 class _Walk:
-    """A program that runs node by node, and from any of its layers on once more with that layer reduced."""
+    """A program that runs node by node, and from any layer that `target` reduces on once more with it reduced."""
 
-    def __init__(self, program: ExportedProgram, means: bool) -> None:
+    def __init__(self, program: ExportedProgram, target: str) -> None:
         module = program.module()
         assert isinstance(module, fx.GraphModule)
         self._run = fx.Interpreter(module)
         self._nodes = list(module.graph.nodes)
         self._parameters = {node.name: str(node.target) for node in self._nodes if node.op == "get_attr"}
-        self._fed: set[fx.Node] = set()
-        for node in self._nodes:
-            if node.op == "placeholder" or not self._fed.isdisjoint(node.all_input_nodes):
-                self._fed.add(node)
-        self.layers = [
-            node
-            for node in self._nodes
-            if is_reducible(node) and node in self._fed and (means or not self._is_mean(node))
-        ]
+        self._fed = fed(self._nodes)
+        self.layers = layers(target, self._nodes)
 
     def path(self, node: fx.Node) -> str:
         """The path of a layer's module; where a lowered program does not say, the name of the layer's weight."""
@@ -218,9 +208,9 @@ class _Walk:
         """For every layer, PSNR of the worst output with this layer alone reduced; in the order of the program."""
         expected = self._finish(0, self._begun(arrays))
         values = self._begun(arrays)
-        layers = set(self.layers)
+        reducible = set(self.layers)
         for place, node in enumerate(self._nodes):
-            if node in layers:
+            if node in reducible:
                 self._run.env = values
                 args, kwargs = self._run.fetch_args_kwargs_from_env(node)
                 known = [isinstance(one, fx.Node) and one not in self._fed for one in node.args]
@@ -248,14 +238,6 @@ class _Walk:
         for done in self._run.user_to_last_uses.get(node, []):
             values.pop(done, None)
         return result
-
-    def _is_mean(self, node: fx.Node) -> bool:
-        """Whether a convolution has one weight everywhere."""
-        weight = node.args[1]
-        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-            return False
-        tensor = fx.graph_module._get_attr(self._run.module, str(weight.target))
-        return bool(tensor.min() == tensor.max())
 
 
 def _outputs(result: Any) -> list[np.ndarray]:

@@ -33,6 +33,23 @@ class Outlying(nn.Module):
         return self.last(torch.relu(self.outlying(torch.tanh(self.first(x)))))
 
 
+class Mixture(nn.Module):
+    """Layers of every kind: large and small, a norm's mean, one transposed, a product, and a flow's predictor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.large, self.small = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 4, 1)
+        self.wide, self.up = nn.Conv2d(32, 32, 3, padding=1), nn.ConvTranspose2d(4, 3, 2, stride=2)
+        self.mean, self.flow = nn.Parameter(torch.full((1, 32, 1, 1), 1 / 32)), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.wide(torch.relu(self.large(x)))
+        y = self.small(y * torch.rsqrt(nn.functional.conv2d(y.square(), self.mean) + 1e-6))
+        y = nn.functional.grid_sample(y, self.flow(y).permute(0, 2, 3, 1), align_corners=False)
+        return self.up(y @ y.transpose(-1, -2))
+
+
 def conversion(network: nn.Module) -> Conversion:
     torch.manual_seed(1)
     x = torch.randn(1, 3, 8, 8)
@@ -45,6 +62,22 @@ def test_the_layer_with_outlying_weights_ranks_first() -> None:
     assert [(one.name, one.node) for one in ranked[:1]] == [("outlying", "conv2d_1")]
     assert {one.node for one in ranked} == {"conv2d", "conv2d_1", "conv2d_2"}
     assert ranked[0].psnr_db < 25 < ranked[1].psnr_db <= ranked[2].psnr_db
+
+
+@pytest.mark.parametrize(
+    ("target", "listed"),
+    [
+        ("coreml-fp16", {"large", "wide", "small", "mean", "flow", "up", "matmul"}),
+        ("coreml-int4", {"wide"}),
+        ("coreml-w8a8", {"large", "wide", "small", "mean", "flow", "matmul"}),
+        ("executorch-xnnpack-int8", {"large", "wide", "small", "flow"}),
+        ("onnx-fp16", {"large", "wide", "small", "up", "matmul"}),
+        ("onnx-int8", {"large", "wide", "small"}),
+    ],
+)
+def test_layers_that_a_target_never_reduces_are_no_candidates(target: str, listed: set[str]) -> None:
+    ranked = rank(conversion(Mixture()), target)
+    assert {one.node if one.operator == "aten.matmul.default" else one.name for one in ranked} == listed
 
 
 def test_exactly_the_layer_with_outlying_weights_is_kept(tmp_path: Path) -> None:
@@ -101,6 +134,7 @@ def test_fp16_hurts_less_than_8_bits_and_fewer_clusters_hurt_more() -> None:
     given = conversion(Outlying())
     best = {target: rank(given, target)[-1].psnr_db for target in ("onnx-fp16", "onnx-int8")}
     assert best["onnx-fp16"] > best["onnx-int8"] + 20
+    given = conversion(Mixture())
     hurt = {bits: rank(given, f"coreml-pal{bits}")[0].psnr_db for bits in (4, 8)}
     assert hurt[8] > hurt[4]
 
