@@ -98,10 +98,12 @@ def rank(conversion: Conversion, target: str) -> list[Layer]:
 def fewest_wide(conversion: Conversion, target: Target, budget_db: float, folder: Path) -> Budgeted:
     """The fewest layers that keep the higher precision for the artifact to reach `budget_db` on all real inputs.
 
-    PSNR is measured against the program in fp32. The shortest prefix of `rank` that does is found by halving; then
-    layers are given back one at a time, the least sensitive first, for at most `GIVE_BACK` conversions. `folder` is
-    for artifacts on the way, which are removed. Raises `CheckFailed` where not even the model with all layers kept
-    reaches the budget, and `UserError` on targets that have one precision or keep their states.
+    PSNR is measured against the program in fp32, each real input a call of its own, and with results rounded to the
+    artifact's precision where the runtime here would not (`Target.open_rounded`). The shortest prefix of `rank` that
+    does is found by halving; then layers are given back one at a time, the least sensitive first, for at most
+    `GIVE_BACK` conversions. `folder` is for artifacts on the way, which are removed. Raises `CheckFailed` where not
+    even the model with all layers kept reaches the budget, and `UserError` on targets that have one precision or keep
+    their states.
     """
     if target.keeps_states:
         raise UserError(f"{target.name}: keeps its states, so no single call can be judged; budget a target without")
@@ -179,7 +181,8 @@ class _Trials:
         )
 
     def _psnrs(self, path: Path) -> Iterator[float]:
-        with opened(self._target, path) as session:
+        as_rounded = replace(self._target, open=self._target.open_rounded or self._target.open)
+        with opened(as_rounded, path) as session:
             for arrays, expected in zip(self._conversion.calibration, self._expected, strict=True):
                 yield _psnr(session.call(arrays), expected)
 

@@ -74,7 +74,8 @@ class Target:
     hold several sizes, `open_size(path, name)` loads the function or method of one. `adapt(inputs, outputs, sample)` is
     for artifacts whose signature is another than the program's: it gives theirs, and the arrays that the sample then
     has besides. An artifact of `one_precision` throughout has no layers that could stay `wide`. `beside` are names of
-    files that `convert` writes beside the artifact.
+    files that `convert` writes beside the artifact. Where the runtime here computes in a higher precision than the
+    artifact's, `open_rounded` loads it so that each result is rounded to its own; budgets are measured by that.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Target:
     adapt: Adapt | None = None
     one_precision: bool = False
     beside: tuple[str, ...] = ()
+    open_rounded: Open | None = None
 
     @property
     def is_mixable(self) -> bool:

@@ -122,6 +122,25 @@ def test_what_a_converter_or_a_runtime_raises_is_a_refusal_in_one_line(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_fp16_of_onnx_is_measured_with_each_result_rounded(tmp_path: Path) -> None:
+    given, target = conversion(nn.Conv2d(3, 3, 1)), find_target("onnx-fp16")
+    assert target.open_rounded is not None
+    found = fewest_wide(given, target, 50, tmp_path).psnr_db
+    target.convert(given, tmp_path / "model.onnx")
+    reached = []
+    for opening in (target.open_rounded, target.open):
+        session = opening(tmp_path / "model.onnx")
+        pairs = [
+            (session.call(arrays)[0], *given.program.module()(torch.from_numpy(arrays[0])).detach().numpy()[None])
+            for arrays in given.calibration
+        ]
+        reached.append(
+            min(20 * np.log10(np.ptp(right) / np.sqrt(np.mean((ours - right) ** 2))) for ours, right in pairs)
+        )
+    assert found == pytest.approx(reached[0], abs=0.01)
+    assert found < reached[1] - 0.1
+
+
 def test_precisions_that_reduce_nothing_and_sources_without_inputs_are_refused() -> None:
     given = conversion(nn.Conv2d(3, 3, 1))
     with pytest.raises(UserError, match="onnx-fp32: reduces no layer"):
