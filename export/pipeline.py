@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -38,12 +39,14 @@ from toolkit.bundle import (
 )
 from toolkit.errors import CheckFailed, UserError
 from toolkit.files import sha256, size_bytes
-from toolkit.parity import Parity
+from toolkit.parity import InputCheck, Parity
 from toolkit.progress import Tracker, console, track
 from toolkit.sbom import write_sbom
 
 MAX_RANK = 4
 Mode = Literal["clip", "stream"]
+
+log = logging.getLogger(__name__)
 
 
 def export(
@@ -125,7 +128,8 @@ def make_all(
 ) -> list[Artifact]:
     """The artifacts of all targets, in their order: from the cache, by processes of their own, or in this one.
 
-    A target that was added at run time is made in this process, and anew each time.
+    A target that was added at run time is made in this process, and anew each time. Inputs on which an artifact passes
+    although it is beyond its tolerance are logged as warnings, wherever it comes from.
     """
     known = [target for target in targets if workers.portable(target)]
     keys = {t.name: cache.key(t, material) for t in known} if use_cache and cache.folder() is not None else {}
@@ -133,10 +137,13 @@ def make_all(
     found = {name: artifact for name, artifact in made.items() if artifact is not None}
     if found:
         console.print(f"from the cache: {', '.join(found)}", highlight=False)
+    for name, artifact in found.items():
+        _warn(name, artifact.checks)
     progress.update(1 + len(found), "")
 
     def done(target: Target, artifact: Artifact) -> None:
         found[target.name] = artifact
+        _warn(target.name, artifact.checks)
         if target.name in keys:
             cache.keep(keys[target.name], target, artifact, folder)
 
@@ -187,6 +194,12 @@ def write_artifact(target: Target, folder: Path, material: Material) -> Artifact
     )
 
 
+def _warn(name: str, checks: Sequence[InputCheck]) -> None:
+    for check in checks:
+        if check.passed and not check.parity.passed:
+            log.warning("%s: %s", name, check)
+
+
 def _chosen(names: Sequence[str], several: bool) -> list[Target]:
     """The targets called `names`; raises `UserError` where one is unknown or cannot hold `several` sizes."""
     chosen = [find_target(name) for name in dict.fromkeys(names)]
@@ -228,8 +241,9 @@ def lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None]
 def _size(target: Target, path: Path, name: str, call: Call) -> ArtifactSize:
     """A further size of an artifact, proved by itself."""
     inputs, outputs, _ = _spoken(target, call)
-    found = _proved(of_size(target, name), path, call).parity
-    return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=found)
+    found = _proved(of_size(target, name), path, call)
+    _warn(f"{target.name} {name}", found.checks)  # the manifest has none of a further size
+    return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=found.parity)
 
 
 def _proved(target: Target, path: Path, call: Call, wide: frozenset[str] = frozenset()) -> parity.Proof:
