@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,19 @@ def _first_weight(of: Material) -> torch.Tensor:
     return next(t for t in [*program.state_dict.values(), *program.constants.values()] if isinstance(t, torch.Tensor))
 
 
+def test_a_budget_is_part_of_the_keys_of_those_that_it_bounds() -> None:
+    here = material()
+    bounded = replace(here, budget_db=40)
+    for name, same in (("onnx-fp32", True), ("coreml-image-fp16", True), ("onnx-int8", False)):
+        target = targets.find_target(name)
+        assert (cache.key(target, here) == cache.key(target, bounded)) is same
+
+
+@pytest.mark.parametrize("package", ["torchao", "onnx-ir", "scikit-learn"])
+def test_the_versions_of_tools_that_decide_what_an_artifact_is_are_in_the_keys(package: str) -> None:
+    assert f'"{package}": "{version(package)}"' in cache._surroundings()
+
+
 def test_another_source_text_has_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
     target, here = targets.find_target("onnx-fp32"), material()
     key = cache.key(target, here)
@@ -212,3 +226,5 @@ def test_a_size_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HANDHELD_CACHE_GB", "much")
     with pytest.raises(UserError, match="HANDHELD_CACHE_GB=much: expected gigabytes"):
         cache.most_bytes()
+    with pytest.raises(UserError, match="HANDHELD_CACHE_GB=much"):
+        cache.key(targets.find_target("onnx-fp32"), material())
