@@ -41,7 +41,7 @@ ENTRY = "entry.json"
 PART = ".part-"  # what the names of unfinished and of vanishing entries begin with
 SECONDS_OF_A_PART = 24 * 3600.0  # an unfinished entry of this age was left by a process that was killed
 #: Packages whose versions decide what an artifact is, beside those of every bundle.
-PACKAGES = ("torchao",)
+PACKAGES = ("torchao", "onnx-ir", "scikit-learn")
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +74,13 @@ def most_bytes() -> int:
 
 
 def key(target: Target, material: Material) -> str:
-    """The name of the entry that holds what `target` makes of the material."""
+    """The name of the entry that holds what `target` makes of the material.
+
+    Raises `UserError` where `HANDHELD_CACHE_GB` is no number: before the work whose result would be kept.
+    """
+    most_bytes()
     whole = [_surroundings(), repr((target.name, target.file_name, target.tolerance, target.keeps_states))]
-    whole.append(repr(material.budget_db))
+    whole.append(repr(material.budget_db if target.is_mixable else None))
     whole += [f"{name} {_call_digest(material, name)}" for name in material.calls]
     return hashlib.sha256("\n".join(whole).encode()).hexdigest()
 

@@ -12,7 +12,7 @@ from coremltools.models.utils import MultiFunctionDescriptor, save_multifunction
 from torch.export import ExportedProgram
 
 from export.coreml_run import MAIN
-from export.coreml_write import Form, progress_hidden, read, tidy
+from export.coreml_write import Form, progress_hidden, read
 from export.targets import Written
 from toolkit.errors import UserError
 
@@ -41,5 +41,4 @@ def write_sizes(
         shutil.rmtree(path, ignore_errors=True)
         with progress_hidden():
             save_multifunction(described, str(path))
-    tidy(path)
     return read(path)

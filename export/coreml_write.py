@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import warnings
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 import coremltools
 import numpy as np
@@ -158,7 +156,6 @@ def write(
         shutil.rmtree(path, ignore_errors=True)
         model.save(str(path))
         shutil.rmtree(model.package_path, ignore_errors=True)  # its own copy, which it would keep until Python ends
-    tidy(path)
     return read(path)
 
 
@@ -169,23 +166,6 @@ def progress_hidden() -> Iterator[None]:
     with warnings.catch_warnings(), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         yield
-
-
-def tidy(path: Path) -> None:
-    """Make the same package the same bytes: coremltools gives random identifiers, and maps in an order of chance."""
-    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # no part of a Core ML package
-    manifest = path / "Manifest.json"
-    text = manifest.read_text(encoding="utf-8")
-    content = json.loads(text)
-    names = {key: str(uuid5(NAMESPACE_URL, entry["path"])) for key, entry in content["itemInfoEntries"].items()}
-    content["itemInfoEntries"] = {
-        names[key]: entry for key, entry in sorted(content["itemInfoEntries"].items(), key=lambda item: names[item[0]])
-    }
-    content["rootModelIdentifier"] = names[content["rootModelIdentifier"]]
-    manifest.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-    model = path / "Data" / content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
-    spec = coremltools.proto.Model_pb2.Model.FromString(model.read_bytes())
-    model.write_bytes(spec.SerializeToString(deterministic=True))
 
 
 def _precision(form: Form) -> Any:

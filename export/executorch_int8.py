@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from export.executorch import XNNPACK, forget_origins, load, methods, open_method, write
+from export.reductions import adds_up, attribute
 from export.targets import INT8, Conversion, Target, Written, add_target
 from toolkit.errors import UserError
 
@@ -76,16 +77,6 @@ def quantize(
         return torch.export.export(converted, tuple(inputs[0]))
 
 
-def adds_up(node: fx.Node) -> bool:
-    """Whether a convolution only adds channels up, as the lowering says means and correlations: weights all alike."""
-    weight = node.args[1] if node.target in QUANTIZED else None
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        return False
-    tensor = attribute(weight)
-    used = tensor[tensor != 0]
-    return used.numel() > 1 and bool((used == used[0]).all())
-
-
 def part_weights(module: fx.GraphModule) -> None:
     """Give every user of a weight or bias a copy of its own, for a layer that is called twice.
 
@@ -102,16 +93,6 @@ def part_weights(module: fx.GraphModule) -> None:
             own.meta = dict(node.meta)
             user.replace_input_with(node, own)
     module.recompile()
-
-
-def attribute(node: fx.Node) -> torch.Tensor:
-    """The tensor that a node of kind `get_attr` stands for."""
-    owner = node.graph.owning_module
-    assert owner is not None
-    path, _, name = str(node.target).rpartition(".")
-    tensor = getattr(owner.get_submodule(path), name)
-    assert isinstance(tensor, torch.Tensor)
-    return tensor
 
 
 def fitted(calibration: Sequence[Sequence[np.ndarray]], program: ExportedProgram) -> list[list[np.ndarray]]:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
@@ -15,7 +16,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 from export.onnx import load, save
 from export.onnx_graph import HEAVY, Graph, Inputs, difference, feeds, prepared, quiet, reach, run
-from export.targets import FP16, Conversion, Target, Written, add_target
+from export.targets import FP16, Conversion, Session, Target, Written, add_target
 from toolkit.errors import CheckFailed
 
 LARGEST, SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).smallest_normal)
@@ -101,6 +102,15 @@ def rounded(half: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return model
+
+
+def load_rounded(path: Path) -> Session:
+    """A session of the file in fp32, with the result of each of its fp16 nodes rounded to fp16."""
+    model = onnx.load(path)
+    names = [value.name for value in model.graph.input]
+    model = rounded(model)
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    return Session(lambda inputs: run(model, dict(zip(names, inputs, strict=True))), "reference-evaluated", runtime)
 
 
 def _widen(tensor: TensorProto) -> None:
@@ -220,4 +230,4 @@ def _casts(graph: onnx.GraphProto, kind: int) -> Sequence[NodeProto]:
     return [node for node in casts if any(item.name == "to" and item.i == kind for item in node.attribute)]
 
 
-add_target(Target("onnx-fp16", "model-fp16.onnx", FP16, convert, load))
+add_target(Target("onnx-fp16", "model-fp16.onnx", FP16, convert, load, open_rounded=load_rounded))

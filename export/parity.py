@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,19 +12,18 @@ import numpy as np
 import torch
 
 from export.bisect import blame
+from export.guarded import opened
 from export.targets import Conversion, Session, Target
 from export.trials import CLIP_FRAMES, CLIP_LATENT, Trial, rounding, runner
 from toolkit import metrics
 from toolkit.bundle import TensorInfo
-from toolkit.errors import CheckFailed, HandheldError
+from toolkit.errors import CheckFailed
 from toolkit.flow_metrics import flow_report
 from toolkit.parity import ROUNDINGS, Execution, InputCheck, Parity, TaskMetric, compare, task_metric
 from toolkit.streaming import StreamFacts
 
 if TYPE_CHECKING:
     from export.calls import Call
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,7 @@ def check_deeply(
     """Compare an artifact with PyTorch on the call's sample and on its trials, and by the task's own metric.
 
     `inputs` and `outputs` are the artifact's, `wide` is what it was converted with. Raises `CheckFailed` that names the
-    input and, where it can be found, the first operator that differs. A trial that passes although it is
-    beyond the tolerance is logged as a warning.
+    input and, where it can be found, the first operator that differs.
     """
     conversion = Conversion(call.program, call.names, call.calibration, wide)
     sample = [call.sample[info.name] for info in call.inputs]
@@ -86,8 +82,6 @@ def check_deeply(
                 raise CheckFailed(
                     f"{target.name}: {found}{blame(target, path, conversion, example)}{remedy(target, wide)}"
                 )
-            if not found.parity.passed:
-                log.warning("%s: %s", target.name, found)
     held = [trial for trial in trials if trial.kind == "held-out"]
     pairs = [(_expected(call.sample, outputs, call.stream)[0], given[0])]
     pairs += [(trial.expected[0], outputs_of[trial.name][0]) for trial in held]
@@ -136,18 +130,6 @@ def check_trial(
 def alike(own: Sequence[TensorInfo], others: Sequence[TensorInfo]) -> bool:
     """Whether an artifact takes, or gives, what PyTorch does, but for states at the end that it keeps itself."""
     return list(own) == list(others[: len(own)])
-
-
-@contextmanager
-def opened(target: Target, artifact: Path) -> Iterator[Session]:
-    """A loaded artifact; what its runtime raises inside the block becomes a `CheckFailed`."""
-    try:
-        yield target.open(artifact)
-    except HandheldError:
-        raise
-    except Exception as error:  # each runtime has exceptions of its own
-        reason = " ".join(str(error).split())[:200]
-        raise CheckFailed(f"{artifact}: {target.name} cannot be run here ({reason})") from error
 
 
 def _on_sample(

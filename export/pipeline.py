@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-from export import cache, facts, isolation, parity, reproducible, workers
+from export import cache, facts, isolation, parity, workers
 from export.budget import within_budget
 from export.calls import Call, clip_call, stream_call
+from export.guarded import converted
 from export.handover import Material
 from export.lowering.lower import max_rank
 from export.model_card import model_card
 from export.sdk import require_side, write_sdk
 from export.sources import Source
-from export.targets import Conversion, Target, Written, all_targets, find_target, of_size
+from export.targets import Conversion, Target, all_targets, find_target, of_size
 from toolkit import reference
 from toolkit.bundle import (
     REFERENCE,
@@ -35,14 +37,16 @@ from toolkit.bundle import (
     provenance,
     seal,
 )
-from toolkit.errors import CheckFailed, HandheldError, UserError
+from toolkit.errors import CheckFailed, UserError
 from toolkit.files import sha256, size_bytes
-from toolkit.parity import Parity
+from toolkit.parity import InputCheck, Parity
 from toolkit.progress import Tracker, console, track
 from toolkit.sbom import write_sbom
 
 MAX_RANK = 4
 Mode = Literal["clip", "stream"]
+
+log = logging.getLogger(__name__)
 
 
 def export(
@@ -124,7 +128,8 @@ def make_all(
 ) -> list[Artifact]:
     """The artifacts of all targets, in their order: from the cache, by processes of their own, or in this one.
 
-    A target that was added at run time is made in this process, and anew each time.
+    A target that was added at run time is made in this process, and anew each time. Inputs on which an artifact passes
+    although it is beyond its tolerance are logged as warnings, wherever it comes from.
     """
     known = [target for target in targets if workers.portable(target)]
     keys = {t.name: cache.key(t, material) for t in known} if use_cache and cache.folder() is not None else {}
@@ -132,10 +137,13 @@ def make_all(
     found = {name: artifact for name, artifact in made.items() if artifact is not None}
     if found:
         console.print(f"from the cache: {', '.join(found)}", highlight=False)
+    for name, artifact in found.items():
+        _warn(name, artifact.checks)
     progress.update(1 + len(found), "")
 
     def done(target: Target, artifact: Artifact) -> None:
         found[target.name] = artifact
+        _warn(target.name, artifact.checks)
         if target.name in keys:
             cache.keep(keys[target.name], target, artifact, folder)
 
@@ -159,7 +167,8 @@ def write_artifact(target: Target, folder: Path, material: Material) -> Artifact
     call, path = material.call, folder / target.file_name
     mixed = within_budget(target, material)
     wide = frozenset() if mixed is None else mixed.wide
-    written = _convert(target, material, path, wide)
+    sizes = {name: each.program for name, each in material.sizes.items()}
+    written = converted(target, Conversion(call.program, call.names, call.calibration, wide, sizes), path)
     rank = max(written.max_rank, *(max_rank(each.program) for each in material.calls.values()))
     if rank > MAX_RANK:
         raise CheckFailed(f"{target.name}: a tensor of rank {rank} is left in the artifact")
@@ -183,6 +192,12 @@ def write_artifact(target: Target, folder: Path, material: Material) -> Artifact
         sizes=[_size(target, path, name, each) for name, each in material.sizes.items()],
         mixed_precision=mixed,
     )
+
+
+def _warn(name: str, checks: Sequence[InputCheck]) -> None:
+    for check in checks:
+        if check.passed and not check.parity.passed:
+            log.warning("%s: %s", name, check)
 
 
 def _chosen(names: Sequence[str], several: bool) -> list[Target]:
@@ -226,8 +241,9 @@ def lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None]
 def _size(target: Target, path: Path, name: str, call: Call) -> ArtifactSize:
     """A further size of an artifact, proved by itself."""
     inputs, outputs, _ = _spoken(target, call)
-    found = _proved(of_size(target, name), path, call).parity
-    return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=found)
+    found = _proved(of_size(target, name), path, call)
+    _warn(f"{target.name} {name}", found.checks)  # the manifest has none of a further size
+    return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=found.parity)
 
 
 def _proved(target: Target, path: Path, call: Call, wide: frozenset[str] = frozenset()) -> parity.Proof:
@@ -265,17 +281,3 @@ def _manifest(source: Source, artifacts: list[Artifact], command: str) -> Manife
         normalized_latents=source.normalized_latents,
         artifacts=artifacts,
     )
-
-
-def _convert(target: Target, material: Material, path: Path, wide: frozenset[str]) -> Written:
-    """Write one artifact. Converters are other people's code and raise what they like; a full disk stays one."""
-    try:
-        call, sizes = material.call, {name: call.program for name, call in material.sizes.items()}
-        written = target.convert(Conversion(call.program, call.names, call.calibration, wide, sizes), path)
-        reproducible.settle(path)
-        return written
-    except (HandheldError, OSError):
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:240]
-        raise CheckFailed(f"{target.name}: the converter refused this model or shape ({reason}); see -vv") from error

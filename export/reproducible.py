@@ -14,6 +14,7 @@ import onnx
 from coremltools.proto import Model_pb2
 
 TRACE = "stack_trace"  # in the key of the metadata in which torch's ONNX exporter puts source paths and lines
+STRAY = "executorch_debug_handle_mapping.json"  # coremltools leaves it; no part of a Core ML package
 ROOT_KEY, ENTRIES_KEY = "rootModelIdentifier", "itemInfoEntries"
 
 
@@ -22,6 +23,7 @@ def settle(path: Path) -> None:
     if path.suffix == ".onnx":
         _settle_onnx(path)
     elif path.suffix == ".mlpackage":
+        (path / STRAY).unlink(missing_ok=True)
         for manifest in path.rglob("Manifest.json"):
             _settle_package(manifest)
         for model in path.rglob("*.mlmodel"):

@@ -19,9 +19,10 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from export.bisect_walk import layer_name
+from export.guarded import converted, opened
 from export.lowering.lower import LAYER
 from export.lowering.refusal import SKIPPED, WHOLE, layer
-from export.reductions import Reduction, is_reducible, reduction_of
+from export.reductions import Reduction, fed, layers, reduction_of
 from export.targets import Conversion, Target
 from toolkit.errors import CheckFailed, UserError
 from toolkit.parity import Execution, Tolerance, compare
@@ -31,8 +32,6 @@ from toolkit.progress import track
 GIVE_BACK = 8
 #: Real inputs that the estimate is made on; the measurement takes all.
 ESTIMATED_ON = 2
-#: Back ends that keep a convolution with one weight everywhere (a norm's mean over channels) exact by themselves.
-KEEP_MEANS = ("onnx", "ort")
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Budgeted:
 
 
 def rank(conversion: Conversion, target: str) -> list[Layer]:
-    """The program's layers by how much reducing each one alone hurts, the most sensitive first.
+    """The layers that `target` reduces (`layers`) by how much reducing each one alone hurts, the most sensitive first.
 
     How they are reduced is up to the last word of `target` (`reduction_of`). The program runs once on each of the
     first real inputs, and from every layer on once more. Raises `UserError` where the target reduces nothing, and
@@ -83,10 +82,9 @@ def rank(conversion: Conversion, target: str) -> list[Layer]:
     reduction = reduction_of(target)
     if not conversion.calibration:
         raise CheckFailed(f"{target}: there are no real inputs to judge layers by; give at least one example")
-    means = target.split("-")[0] not in KEEP_MEANS
     worst: dict[str, float] = {}
     with torch.no_grad():
-        walk = _Walk(conversion.program, means)
+        walk = _Walk(conversion.program, target)
         inputs = conversion.calibration[:ESTIMATED_ON]
         with track("sensitivity", len(inputs) * len(walk.layers)) as progress:
             for number, arrays in enumerate(inputs):
@@ -100,10 +98,12 @@ def rank(conversion: Conversion, target: str) -> list[Layer]:
 def fewest_wide(conversion: Conversion, target: Target, budget_db: float, folder: Path) -> Budgeted:
     """The fewest layers that keep the higher precision for the artifact to reach `budget_db` on all real inputs.
 
-    PSNR is measured against the program in fp32. The shortest prefix of `rank` that does is found by halving; then
-    layers are given back one at a time, the least sensitive first, for at most `GIVE_BACK` conversions. `folder` is
-    for artifacts on the way, which are removed. Raises `CheckFailed` where not even the model with all layers kept
-    reaches the budget, and `UserError` on targets that have one precision or keep their states.
+    PSNR is measured against the program in fp32, each real input a call of its own, and with results rounded to the
+    artifact's precision where the runtime here would not (`Target.open_rounded`). The shortest prefix of `rank` that
+    does is found by halving; then layers are given back one at a time, the least sensitive first, for at most
+    `GIVE_BACK` conversions. `folder` is for artifacts on the way, which are removed. Raises `CheckFailed` where not
+    even the model with all layers kept reaches the budget, and `UserError` on targets that have one precision or keep
+    their states.
     """
     if target.keeps_states:
         raise UserError(f"{target.name}: keeps its states, so no single call can be judged; budget a target without")
@@ -159,9 +159,9 @@ class _Trials:
                 return step
         path = self._folder / self._target.file_name
         try:
-            self._target.convert(replace(self._conversion, wide=self._conversion.wide | kept), path)
+            converted(self._target, replace(self._conversion, wide=self._conversion.wide | kept), path)
             psnr = min(self._psnrs(path))
-        except CheckFailed as refusal:  # some converters hold their own tolerance
+        except CheckFailed as refusal:  # some converters hold their own tolerance, others cannot keep every layer
             self._refusal, psnr = refusal, None
         finally:
             for written in self._folder.glob(f"{Path(self._target.file_name).stem}.*"):
@@ -181,29 +181,23 @@ class _Trials:
         )
 
     def _psnrs(self, path: Path) -> Iterator[float]:
-        session = self._target.open(path)
-        for arrays, expected in zip(self._conversion.calibration, self._expected, strict=True):
-            yield _psnr(session.call(arrays), expected)
+        as_rounded = replace(self._target, open=self._target.open_rounded or self._target.open)
+        with opened(as_rounded, path) as session:
+            for arrays, expected in zip(self._conversion.calibration, self._expected, strict=True):
+                yield _psnr(session.call(arrays), expected)
 
 
 class _Walk:
-    """A program that runs node by node, and from any of its layers on once more with that layer reduced."""
+    """A program that runs node by node, and from any layer that `target` reduces on once more with it reduced."""
 
-    def __init__(self, program: ExportedProgram, means: bool) -> None:
+    def __init__(self, program: ExportedProgram, target: str) -> None:
         module = program.module()
         assert isinstance(module, fx.GraphModule)
         self._run = fx.Interpreter(module)
         self._nodes = list(module.graph.nodes)
         self._parameters = {node.name: str(node.target) for node in self._nodes if node.op == "get_attr"}
-        self._fed: set[fx.Node] = set()
-        for node in self._nodes:
-            if node.op == "placeholder" or not self._fed.isdisjoint(node.all_input_nodes):
-                self._fed.add(node)
-        self.layers = [
-            node
-            for node in self._nodes
-            if is_reducible(node) and node in self._fed and (means or not self._is_mean(node))
-        ]
+        self._fed = fed(self._nodes)
+        self.layers = layers(target, self._nodes)
 
     def path(self, node: fx.Node) -> str:
         """The path of a layer's module; where a lowered program does not say, the name of the layer's weight."""
@@ -217,9 +211,9 @@ class _Walk:
         """For every layer, PSNR of the worst output with this layer alone reduced; in the order of the program."""
         expected = self._finish(0, self._begun(arrays))
         values = self._begun(arrays)
-        layers = set(self.layers)
+        reducible = set(self.layers)
         for place, node in enumerate(self._nodes):
-            if node in layers:
+            if node in reducible:
                 self._run.env = values
                 args, kwargs = self._run.fetch_args_kwargs_from_env(node)
                 known = [isinstance(one, fx.Node) and one not in self._fed for one in node.args]
@@ -247,14 +241,6 @@ class _Walk:
         for done in self._run.user_to_last_uses.get(node, []):
             values.pop(done, None)
         return result
-
-    def _is_mean(self, node: fx.Node) -> bool:
-        """Whether a convolution has one weight everywhere."""
-        weight = node.args[1]
-        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-            return False
-        tensor = fx.graph_module._get_attr(self._run.module, str(weight.target))
-        return bool(tensor.min() == tensor.max())
 
 
 def _outputs(result: Any) -> list[np.ndarray]:

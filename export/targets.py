@@ -74,7 +74,8 @@ class Target:
     hold several sizes, `open_size(path, name)` loads the function or method of one. `adapt(inputs, outputs, sample)` is
     for artifacts whose signature is another than the program's: it gives theirs, and the arrays that the sample then
     has besides. An artifact of `one_precision` throughout has no layers that could stay `wide`. `beside` are names of
-    files that `convert` writes beside the artifact.
+    files that `convert` writes beside the artifact. Where the runtime here computes in a higher precision than the
+    artifact's, `open_rounded` loads it so that each result is rounded to its own; budgets are measured by that.
     """
 
     name: str
@@ -87,11 +88,16 @@ class Target:
     adapt: Adapt | None = None
     one_precision: bool = False
     beside: tuple[str, ...] = ()
+    open_rounded: Open | None = None
 
     @property
     def is_mixable(self) -> bool:
-        """Whether some of its layers can keep a higher precision, so that a budget bounds what the others lose."""
-        return self.tolerance.min_psnr_db is not None and not (self.keeps_states or self.one_precision)
+        """Whether some of its layers can keep a higher precision, so that a budget bounds what the others lose.
+
+        An artifact of another signature than the program's is none: its outputs cannot be held against PyTorch's.
+        """
+        whole = self.keeps_states or self.one_precision or self.adapt is not None
+        return self.tolerance.min_psnr_db is not None and not whole
 
 
 _TARGETS: dict[str, Target] = {}

@@ -16,9 +16,10 @@ from torch import nn
 from torch.fx import GraphModule
 
 from export.bisect import blame
+from export.guarded import opened
 from export.lowering import lower
 from export.lowering.lower import program_of
-from export.parity import alike, check_trial, opened
+from export.parity import alike, check_trial
 from export.targets import Conversion, find_target
 from export.trials import make_trials, rounding, to_arrays
 from toolkit import reference

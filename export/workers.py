@@ -188,7 +188,8 @@ def available_bytes() -> int:
 def portable(target: Target) -> bytes | None:
     """The target as a message to a worker; None where its functions are not of this package, as those of a target that
     was added at run time, which a worker would not know."""
-    functions = [getattr(f, "func", f) for f in (target.convert, target.open, target.open_size) if f is not None]
+    given = (target.convert, target.open, target.open_size, target.open_rounded)
+    functions = [getattr(f, "func", f) for f in given if f is not None]
     if not all(str(getattr(function, "__module__", "")).startswith("export.") for function in functions):
         return None
     try:

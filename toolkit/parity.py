@@ -189,8 +189,11 @@ class LayerPrecision(StrictModel):
 class MixedPrecision(StrictModel):
     """The fewest layers that were kept for the artifact to meet a budget, and how it was found.
 
-    `reached_db` is the least PSNR of the artifact over all real inputs, by the runtime that its parity names; None
-    where it is exact. `conversions` were made and measured on the way. Layers come most sensitive first.
+    `reached_db` is the least PSNR of the artifact over all real inputs, by the runtime that its parity names, or, of
+    `onnx-fp16`, reference-evaluated there with each result rounded to fp16; None where it is exact. Of a stream the
+    real inputs are the steps of one clip, each called with the exact fp32 states that PyTorch gave before it: errors
+    that states carry from step to step are not in it. `conversions` were made and measured on the way. Layers come
+    most sensitive first.
     """
 
     budget_db: float

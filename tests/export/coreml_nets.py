@@ -15,6 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from export import mil_reference
+from export.guarded import converted
 from export.targets import Conversion, find_target
 
 SIDES = (8, 8)
@@ -50,9 +51,9 @@ def conversion(**changes: Any) -> Conversion:
 
 
 def write(target: str, folder: Path, **changes: Any) -> Path:
-    """The net as `target`."""
+    """The net as `target`, as an export writes it."""
     path = folder / find_target(target).file_name
-    find_target(target).convert(conversion(**changes), path)
+    converted(find_target(target), conversion(**changes), path)
     return path
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,15 @@ import pytest
 import torch
 
 import export
-from export import cache, targets
+from export import cache, pipeline, targets
 from export.handover import Material
+from export.targets import FP16, Conversion, Session, Target, Written
 from tests.export.test_workers import material, small_source
 from toolkit.bundle import Artifact, GraphFacts
 from toolkit.errors import UserError
 from toolkit.files import sha256, size_bytes
-from toolkit.parity import Parity, Tolerance
+from toolkit.parity import InputCheck, Parity, Tolerance
+from toolkit.progress import track
 
 KEY = "a" * 64
 
@@ -71,6 +75,31 @@ def test_the_same_export_again_comes_from_the_cache(
     assert len(list(own_cache.iterdir())) == 1
 
 
+def test_checks_beyond_the_tolerance_are_logged_of_what_is_made_and_of_what_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, kept = material(), targets.find_target("onnx-fp32")
+    known = bundle_with(tmp_path / "made", b"program")
+    beyond = known.parity.model_copy(update={"passed": False})
+    check = InputCheck(name="noise", kind="adversarial", parity=beyond, passed=True)
+    entry = known.model_copy(update={"checks": [check]})
+    cache.keep(cache.key(kept, here), kept, entry, tmp_path / "made")
+    (right,) = (here.call.sample[info.name] for info in here.call.outputs)
+    session = Session(lambda _inputs: [right], "executed", "the sample's answer to everything")
+
+    def write(_conversion: Conversion, path: Path) -> Written:
+        path.write_bytes(b"program")
+        return Written(1, {})
+
+    same = Target("same", "same.bin", FP16, write, lambda _path: session)
+    (tmp_path / "bundle").mkdir()
+    with caplog.at_level(logging.WARNING), track("export", 2) as progress:
+        pipeline.make_all([kept, same], tmp_path / "bundle", here, progress, None, True)
+    said = [record.message.partition(": FAIL")[0] for record in caplog.records]
+    assert said.count("onnx-fp32: adversarial input 'noise'") == 1
+    assert said.count("same: adversarial input 'zeros'") == 1
+
+
 def test_a_key_is_of_everything_that_decides_what_an_artifact_is() -> None:
     target = targets.find_target("onnx-fp32")
     here = material()
@@ -103,6 +132,19 @@ def test_other_weights_have_another_key() -> None:
 def _first_weight(of: Material) -> torch.Tensor:
     program = of.call.program
     return next(t for t in [*program.state_dict.values(), *program.constants.values()] if isinstance(t, torch.Tensor))
+
+
+def test_a_budget_is_part_of_the_keys_of_those_that_it_bounds() -> None:
+    here = material()
+    bounded = replace(here, budget_db=40)
+    for name, same in (("onnx-fp32", True), ("coreml-image-fp16", True), ("onnx-int8", False)):
+        target = targets.find_target(name)
+        assert (cache.key(target, here) == cache.key(target, bounded)) is same
+
+
+@pytest.mark.parametrize("package", ["torchao", "onnx-ir", "scikit-learn"])
+def test_the_versions_of_tools_that_decide_what_an_artifact_is_are_in_the_keys(package: str) -> None:
+    assert f'"{package}": "{version(package)}"' in cache._surroundings()
 
 
 def test_another_source_text_has_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,3 +226,5 @@ def test_a_size_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HANDHELD_CACHE_GB", "much")
     with pytest.raises(UserError, match="HANDHELD_CACHE_GB=much: expected gigabytes"):
         cache.most_bytes()
+    with pytest.raises(UserError, match="HANDHELD_CACHE_GB=much"):
+        cache.key(targets.find_target("onnx-fp32"), material())

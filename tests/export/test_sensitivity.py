@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 from export.reductions import palettized, quantized_values, quantized_weight
 from export.sensitivity import fewest_wide, rank
-from export.targets import Conversion, find_target
+from export.targets import Conversion, Session, Written, find_target
 from toolkit.errors import CheckFailed, UserError
 
 
@@ -32,6 +33,23 @@ class Outlying(nn.Module):
         return self.last(torch.relu(self.outlying(torch.tanh(self.first(x)))))
 
 
+class Mixture(nn.Module):
+    """Layers of every kind: large and small, a norm's mean, one transposed, a product, and a flow's predictor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.large, self.small = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 4, 1)
+        self.wide, self.up = nn.Conv2d(32, 32, 3, padding=1), nn.ConvTranspose2d(4, 3, 2, stride=2)
+        self.mean, self.flow = nn.Parameter(torch.full((1, 32, 1, 1), 1 / 32)), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.wide(torch.relu(self.large(x)))
+        y = self.small(y * torch.rsqrt(nn.functional.conv2d(y.square(), self.mean) + 1e-6))
+        y = nn.functional.grid_sample(y, self.flow(y).permute(0, 2, 3, 1), align_corners=False)
+        return self.up(y @ y.transpose(-1, -2))
+
+
 def conversion(network: nn.Module) -> Conversion:
     torch.manual_seed(1)
     x = torch.randn(1, 3, 8, 8)
@@ -44,6 +62,22 @@ def test_the_layer_with_outlying_weights_ranks_first() -> None:
     assert [(one.name, one.node) for one in ranked[:1]] == [("outlying", "conv2d_1")]
     assert {one.node for one in ranked} == {"conv2d", "conv2d_1", "conv2d_2"}
     assert ranked[0].psnr_db < 25 < ranked[1].psnr_db <= ranked[2].psnr_db
+
+
+@pytest.mark.parametrize(
+    ("target", "listed"),
+    [
+        ("coreml-fp16", {"large", "wide", "small", "mean", "flow", "up", "matmul"}),
+        ("coreml-int4", {"wide"}),
+        ("coreml-w8a8", {"large", "wide", "small", "mean", "flow", "matmul"}),
+        ("executorch-xnnpack-int8", {"large", "wide", "small", "flow"}),
+        ("onnx-fp16", {"large", "wide", "small", "up", "matmul"}),
+        ("onnx-int8", {"large", "wide", "small"}),
+    ],
+)
+def test_layers_that_a_target_never_reduces_are_no_candidates(target: str, listed: set[str]) -> None:
+    ranked = rank(conversion(Mixture()), target)
+    assert {one.node if one.operator == "aten.matmul.default" else one.name for one in ranked} == listed
 
 
 def test_exactly_the_layer_with_outlying_weights_is_kept(tmp_path: Path) -> None:
@@ -70,6 +104,43 @@ def test_a_budget_out_of_reach_is_refused_with_the_best_that_was_reached(tmp_pat
         fewest_wide(conversion(Outlying()), find_target("onnx-int8"), 300, tmp_path)
 
 
+def test_what_a_converter_or_a_runtime_raises_is_a_refusal_in_one_line(tmp_path: Path) -> None:
+    target = find_target("onnx-int8")
+
+    def keeps_none(given: Conversion, path: Path) -> Written:
+        if given.wide:
+            raise RuntimeError("an operator\nthat it does not know")
+        return target.convert(given, path)
+
+    def opens_none(path: Path) -> Session:
+        raise ValueError("a format\nthat it does not know")
+
+    with pytest.raises(CheckFailed, match=r"onnx-int8: [\d.]+ dB is the best"):
+        fewest_wide(conversion(Outlying()), replace(target, convert=keeps_none), 300, tmp_path)
+    with pytest.raises(CheckFailed, match=r"onnx-int8 cannot be run here \(a format that it does not know\)"):
+        fewest_wide(conversion(Outlying()), replace(target, open=opens_none), 300, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fp16_of_onnx_is_measured_with_each_result_rounded(tmp_path: Path) -> None:
+    given, target = conversion(nn.Conv2d(3, 3, 1)), find_target("onnx-fp16")
+    assert target.open_rounded is not None
+    found = fewest_wide(given, target, 50, tmp_path).psnr_db
+    target.convert(given, tmp_path / "model.onnx")
+    reached = []
+    for opening in (target.open_rounded, target.open):
+        session = opening(tmp_path / "model.onnx")
+        pairs = [
+            (session.call(arrays)[0], *given.program.module()(torch.from_numpy(arrays[0])).detach().numpy()[None])
+            for arrays in given.calibration
+        ]
+        reached.append(
+            min(20 * np.log10(np.ptp(right) / np.sqrt(np.mean((ours - right) ** 2))) for ours, right in pairs)
+        )
+    assert found == pytest.approx(reached[0], abs=0.01)
+    assert found < reached[1] - 0.1
+
+
 def test_precisions_that_reduce_nothing_and_sources_without_inputs_are_refused() -> None:
     given = conversion(nn.Conv2d(3, 3, 1))
     with pytest.raises(UserError, match="onnx-fp32: reduces no layer"):
@@ -82,6 +153,7 @@ def test_fp16_hurts_less_than_8_bits_and_fewer_clusters_hurt_more() -> None:
     given = conversion(Outlying())
     best = {target: rank(given, target)[-1].psnr_db for target in ("onnx-fp16", "onnx-int8")}
     assert best["onnx-fp16"] > best["onnx-int8"] + 20
+    given = conversion(Mixture())
     hurt = {bits: rank(given, f"coreml-pal{bits}")[0].psnr_db for bits in (4, 8)}
     assert hurt[8] > hurt[4]
 
@@ -93,6 +165,7 @@ def test_reduced_tensors_take_as_many_values_as_their_bits_allow() -> None:
     assert float((palettized(weight, 8) - weight).abs().mean()) < 0.02
     assert all(len(row.unique()) <= 255 for row in quantized_weight(weight, 0))
     np.testing.assert_allclose(quantized_weight(weight, 0), weight, atol=float(weight.abs().max()) / 254 * 1.01)
+    assert all(len(row.unique()) <= 15 for row in quantized_weight(weight, 0, levels=15))
     values = quantized_values(weight)
     assert len(values.unique()) <= 256
     step = float(weight.max() - weight.min()) / 255

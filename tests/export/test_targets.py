@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from export.reductions import reduction_of
 from export.targets import FP16, FP32, INT8, all_targets, find_target
 from toolkit.errors import UserError
 
@@ -18,3 +19,10 @@ def test_targets_are_known_with_their_tolerances() -> None:
 def test_an_unknown_target_names_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'onnx-fp32'"):
         find_target("onnx-fp23")
+
+
+def test_layers_of_every_target_that_a_budget_bounds_can_be_reduced() -> None:
+    mixable = {name for name, target in all_targets().items() if target.is_mixable}
+    assert {name: callable(reduction_of(name)) for name in mixable} == dict.fromkeys(mixable, True)
+    assert {"coreml-int4", "coreml-pal4", "coreml-w8a8", "executorch-xnnpack-int8", "onnx-fp16"} <= mixable
+    assert mixable.isdisjoint({"onnx-fp32", "coreml-image-fp16", "coreml-state-fp16", "executorch-vulkan-fp16"})

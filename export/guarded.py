@@ -1,0 +1,39 @@
+"""Converters and runtimes as this package calls them: what other people's code raises becomes one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from export import reproducible
+from export.targets import Conversion, Session, Target, Written
+from toolkit.errors import CheckFailed, HandheldError
+
+
+def converted(target: Target, conversion: Conversion, path: Path) -> Written:
+    """Write one artifact, the same bytes each time.
+
+    Raises `CheckFailed` where the converter refuses, whatever it raises; a full disk stays an `OSError`.
+    """
+    try:
+        written = target.convert(conversion, path)
+        reproducible.settle(path)
+        return written
+    except (HandheldError, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:240]
+        raise CheckFailed(f"{target.name}: the converter refused this model or shape ({reason}); see -vv") from error
+
+
+@contextmanager
+def opened(target: Target, artifact: Path) -> Iterator[Session]:
+    """A loaded artifact; what its runtime raises inside the block becomes a `CheckFailed`."""
+    try:
+        yield target.open(artifact)
+    except HandheldError:
+        raise
+    except Exception as error:  # each runtime has exceptions of its own
+        reason = " ".join(str(error).split())[:200]
+        raise CheckFailed(f"{artifact}: {target.name} cannot be run here ({reason})") from error
