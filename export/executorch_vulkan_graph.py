@@ -45,6 +45,11 @@ LARGEST = torch.finfo(torch.float32).max
 
 def open_graph(payload: bytes, named: Mapping[str, bytes]) -> Callable[[Tensors], list[torch.Tensor]]:
     """The function that a delegate's payload describes; `named` holds the weights that it names."""
+    return Graph(*read_graph(payload, named))
+
+
+def read_graph(payload: bytes, named: Mapping[str, bytes]) -> tuple[vk.VkGraph, list[bytes]]:
+    """The graph in a delegate's payload, and the bytes of its constants."""
     header = VulkanDelegateHeader.from_bytes(payload[: VulkanDelegateHeader.EXPECTED_LENGTH])
     start = header.flatbuffer_offset
     graph = flatbuffer_to_vk_graph(payload[start : start + header.flatbuffer_size])
@@ -53,7 +58,7 @@ def open_graph(payload: bytes, named: Mapping[str, bytes]) -> Callable[[Tensors]
         named[constant.named_key] if constant.named_key else raw[constant.offset : constant.offset + constant.length]
         for constant in graph.constants
     ]
-    return Graph(graph, contents)
+    return graph, contents
 
 
 class Graph:
