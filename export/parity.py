@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,8 +51,7 @@ def check(
     A stream decodes the sample's whole clip, step by step, and must give the clip's frames. Raises `CheckFailed`
     where the artifact cannot even be loaded or run: an artifact that does not run has no parity.
     """
-    with opened(target, artifact) as session:
-        return _on_sample(session, target, sample, inputs, outputs, stream)[0]
+    return _on_sample(opened(target, artifact), target, sample, inputs, outputs, stream)[0]
 
 
 def check_deeply(
@@ -71,23 +70,21 @@ def check_deeply(
     """
     conversion = Conversion(call.program, call.names, call.calibration, wide)
     sample = [call.sample[info.name] for info in call.inputs]
-    with opened(target, path) as session:
-        parity, given = _on_sample(session, target, call.sample, inputs, outputs, call.stream)
-        if not parity.passed:
-            raise CheckFailed(f"{target.name}: {parity}{blame(target, path, conversion, sample)}{remedy(target, wide)}")
-        own = partial(rounding, call.program.module(), inputs=call.inputs, stream=call.stream)
-        checks, outputs_of = [], {}
-        trials = call.trials if alike(inputs, call.inputs) and alike(outputs, call.outputs) else ()
-        for trial in trials:
-            found, outputs_of[trial.name] = check_trial(session, target, trial, inputs, call.stream, own)
-            checks.append(found)
-            if not found.passed:
-                example = trial.inputs if call.stream is None else sample
-                raise CheckFailed(
-                    f"{target.name}: {found}{blame(target, path, conversion, example)}{remedy(target, wide)}"
-                )
-            if not found.parity.passed:
-                log.warning("%s: %s", target.name, found)
+    session = opened(target, path)
+    parity, given = _on_sample(session, target, call.sample, inputs, outputs, call.stream)
+    if not parity.passed:
+        raise CheckFailed(f"{target.name}: {parity}{blame(target, path, conversion, sample)}{remedy(target, wide)}")
+    own = partial(rounding, call.program.module(), inputs=call.inputs, stream=call.stream)
+    checks, outputs_of = [], {}
+    trials = call.trials if alike(inputs, call.inputs) and alike(outputs, call.outputs) else ()
+    for trial in trials:
+        found, outputs_of[trial.name] = check_trial(session, target, trial, inputs, call.stream, own)
+        checks.append(found)
+        if not found.passed:
+            example = trial.inputs if call.stream is None else sample
+            raise CheckFailed(f"{target.name}: {found}{blame(target, path, conversion, example)}{remedy(target, wide)}")
+        if not found.parity.passed:
+            log.warning("%s: %s", target.name, found)
     held = [trial for trial in trials if trial.kind == "held-out"]
     pairs = [(_expected(call.sample, outputs, call.stream)[0], given[0])]
     pairs += [(trial.expected[0], outputs_of[trial.name][0]) for trial in held]
@@ -116,8 +113,10 @@ def check_trial(
 
     `rounding_of` gives PyTorch's own rounding, where that is needed.
     """
-    given = runner(session.call, inputs, stream)(trial.inputs)
+    given = _run(target, session, inputs, stream, trial.inputs)
     expected = trial.expected
+    if len(given) != len(expected):
+        raise CheckFailed(f"{target.name}: gives {len(given)} outputs instead of {len(expected)}")
     known = [np.isfinite(right) for right in expected]
     fits = [right.shape == actual.shape for right, actual in zip(expected, given, strict=True)]
     cleaned = [np.where(k, a, 0) if f else a for k, a, f in zip(known, given, fits, strict=True)]
@@ -138,16 +137,41 @@ def alike(own: Sequence[TensorInfo], others: Sequence[TensorInfo]) -> bool:
     return list(own) == list(others[: len(own)])
 
 
+def opened(target: Target, artifact: Path) -> Session:
+    """A loaded artifact; what its runtime raises in loading it, or in a call, becomes a `CheckFailed`."""
+
+    def call(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with _runtime(target, artifact):
+            return session.call(inputs)
+
+    with _runtime(target, artifact):
+        session = target.open(artifact)
+    return replace(session, call=call)
+
+
 @contextmanager
-def opened(target: Target, artifact: Path) -> Iterator[Session]:
-    """A loaded artifact; what its runtime raises inside the block becomes a `CheckFailed`."""
+def _runtime(target: Target, artifact: Path) -> Iterator[None]:
     try:
-        yield target.open(artifact)
+        yield
     except HandheldError:
         raise
     except Exception as error:  # each runtime has exceptions of its own
         reason = " ".join(str(error).split())[:200]
         raise CheckFailed(f"{artifact}: {target.name} cannot be run here ({reason})") from error
+
+
+def _run(
+    target: Target,
+    session: Session,
+    inputs: Sequence[TensorInfo],
+    stream: StreamFacts | None,
+    given: Sequence[np.ndarray],
+) -> list[np.ndarray]:
+    """The artifact's outputs; `CheckFailed` where those of a stream's step are not what the next one takes."""
+    try:
+        return runner(session.call, inputs, stream)(given)
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckFailed(f"{target.name}: gives no clip ({' '.join(str(error).split())[:200]})") from error
 
 
 def _on_sample(
@@ -159,7 +183,7 @@ def _on_sample(
     stream: StreamFacts | None,
 ) -> tuple[Parity, list[np.ndarray]]:
     names = [CLIP_LATENT] if stream is not None else [info.name for info in inputs]
-    given = runner(session.call, inputs, stream)([sample[name] for name in names])
+    given = _run(target, session, inputs, stream, [sample[name] for name in names])
     expected = _expected(sample, outputs, stream)
     return compare(Execution(given, session.how, session.runtime), expected, target.tolerance), given
 

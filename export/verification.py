@@ -51,11 +51,11 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
             progress.update(number, artifact.target)
             target = find_target(artifact.target)
             fits = alike(artifact.inputs, widest.inputs) and alike(artifact.outputs, widest.outputs)
-            with opened(target, artifact_path(bundle, artifact)) as session:
-                results[artifact.target] = [
-                    check_trial(session, target, trial, artifact.inputs, artifact.stream, own)[0]
-                    for trial in (trials if fits else ())
-                ]
+            session = opened(target, artifact_path(bundle, artifact))
+            results[artifact.target] = [
+                check_trial(session, target, trial, artifact.inputs, artifact.stream, own)[0]
+                for trial in (trials if fits else ())
+            ]
         progress.update(len(manifest.artifacts) + 1, "done")
     return results
 
