@@ -61,19 +61,26 @@ def check_deeply(
     inputs: Sequence[TensorInfo],
     outputs: Sequence[TensorInfo],
     wide: frozenset[str] = frozenset(),
+    *,
+    explain: bool = True,
 ) -> Proof:
     """Compare an artifact with PyTorch on the call's sample and on its trials, and by the task's own metric.
 
     `inputs` and `outputs` are the artifact's, `wide` is what it was converted with. Raises `CheckFailed` that names the
-    input and, where it can be found, the first operator that differs. A trial that passes although it is
+    input and, with `explain`, what can be done and, where it can be found, the first operator that differs: that is
+    looked for in an artifact's main function, so not of its further sizes. A trial that passes although it is
     beyond the tolerance is logged as a warning.
     """
     conversion = Conversion(call.program, call.names, call.calibration, wide)
     sample = [call.sample[info.name] for info in call.inputs]
+
+    def explained(inputs: Sequence[np.ndarray]) -> str:
+        return blame(target, path, conversion, inputs) + remedy(target, wide) if explain else ""
+
     session = opened(target, path)
     parity, given = _on_sample(session, target, call.sample, inputs, outputs, call.stream)
     if not parity.passed:
-        raise CheckFailed(f"{target.name}: {parity}{blame(target, path, conversion, sample)}{remedy(target, wide)}")
+        raise CheckFailed(f"{target.name}: {parity}{explained(sample)}")
     own = partial(rounding, call.program.module(), inputs=call.inputs, stream=call.stream)
     checks, outputs_of = [], {}
     trials = call.trials if alike(inputs, call.inputs) and alike(outputs, call.outputs) else ()
@@ -82,7 +89,7 @@ def check_deeply(
         checks.append(found)
         if not found.passed:
             example = trial.inputs if call.stream is None else sample
-            raise CheckFailed(f"{target.name}: {found}{blame(target, path, conversion, example)}{remedy(target, wide)}")
+            raise CheckFailed(f"{target.name}: {found}{explained(example)}")
         if not found.parity.passed:
             log.warning("%s: %s", target.name, found)
     held = [trial for trial in trials if trial.kind == "held-out"]
