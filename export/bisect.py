@@ -10,9 +10,10 @@ import numpy as np
 
 from export.bisect_walk import Culprit, locate
 from export.targets import Conversion, Target
-from toolkit.errors import HandheldError
 
 log = logging.getLogger(__name__)
+
+READ = (".onnx", ".mlpackage", ".pte")  # what can be taken apart
 
 
 def find_culprit(target: Target, path: Path, conversion: Conversion, inputs: Sequence[np.ndarray]) -> Culprit | None:
@@ -39,10 +40,12 @@ def find_culprit(target: Target, path: Path, conversion: Conversion, inputs: Seq
 
 
 def blame(target: Target, path: Path, conversion: Conversion, inputs: Sequence[np.ndarray]) -> str:
-    """What `find_culprit` finds, as the end of a message; never raises on what the artifact or its tools do."""
+    """What `find_culprit` finds, as the end of a message; never raises."""
+    if path.suffix not in READ:
+        return "; this format cannot be taken apart"
     try:
         found = find_culprit(target, path, conversion, inputs)
-    except (HandheldError, RuntimeError, ValueError, LookupError, TypeError, OSError, NotImplementedError) as error:
+    except Exception as error:  # what failed is the parity: a tool's own failure must not hide it
         log.info("%s: the operator at fault could not be looked for", path, exc_info=True)
         return f"; the operator at fault could not be looked for ({' '.join(str(error).split())[:120]})"
     if found is None:

@@ -23,7 +23,7 @@ from torch.fx import Node
 from export.bisect_walk import Culprit, layer_name, layer_of
 from export.pte import Instruction, instructions
 from export.targets import Conversion, Target
-from toolkit.errors import HandheldError
+from toolkit.errors import CheckFailed, HandheldError
 from toolkit.parity import Execution, compare
 
 NOTHING = Instruction("nothing", {})
@@ -32,13 +32,19 @@ NOTHING = Instruction("nothing", {})
 def locate_in_pte(target: Target, path: Path, conversion: Conversion, inputs: Sequence[np.ndarray]) -> Culprit | None:
     """The first operator of the file that is not that of a fresh conversion; else the first that is converted wrongly.
 
-    None where neither shows a difference. A lower precision is not looked at bit by bit: every beginning of the program
+    None where neither shows a difference. Raises `CheckFailed` where that says nothing, as operators inside a delegate
+    are not shown. A lower precision is not looked at bit by bit: every beginning of the program
     loses something, and each would be a conversion of minutes.
     """
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / path.name
         target.convert(conversion, fresh)
-        found = _changed(instructions(path), instructions(fresh), conversion.program)
+        given = instructions(path)
+        found = _changed(given, instructions(fresh), conversion.program)
+        hidden = next((one for one in given if one.is_opaque), None)
+        if found is None and hidden is not None:
+            weights = ", and its weights are those of a fresh conversion" if hidden.constants else ""
+            raise CheckFailed(f"the operators inside a {hidden.operator} are not shown{weights}")
         if found is not None or target.tolerance.max_share is None:
             return found
         return _converted_wrongly(target, Path(folder) / f"part-{path.name}", conversion, inputs)
@@ -64,7 +70,7 @@ def _changed(
             if found is not None:
                 place, size = found
                 values = [float(one[place]) if place < len(one) else math.nan for one in (array, given.constants[name])]
-                scale = float(np.abs(array.astype(np.float64)).max()) or 1.0
+                scale = float(np.nanmax(np.abs(array.astype(np.float64)))) or 1.0
                 return Culprit(
                     right.operator,
                     where,
@@ -83,21 +89,23 @@ def _differing(right: np.ndarray, given: np.ndarray) -> tuple[int, float] | None
     """Where two constants differ most, and by how much."""
     if right.shape != given.shape:
         return min(len(right), len(given)), math.inf
-    if np.array_equal(right, given, equal_nan=right.dtype == np.float32):
+    same = (right == given) | (np.isnan(right) & np.isnan(given))
+    if same.all():
         return None
-    difference = np.nan_to_num(np.abs(right.astype(np.float64) - given.astype(np.float64)), nan=math.inf)
+    difference = np.abs(right.astype(np.float64) - given.astype(np.float64))
+    difference = np.where(same, 0, np.nan_to_num(difference, nan=math.inf))
     return int(difference.argmax()), float(difference.max())
 
 
 def _layer(instruction: Instruction, program: ExportedProgram) -> str:
     """The layer whose weights an instruction holds, in whatever order: XNNPACK puts channels last."""
     for constant in instruction.constants.values():
-        if constant.dtype != np.float32 or constant.size < 2:
+        if constant.dtype not in (np.float32, np.float16) or constant.size < 2:
             continue
         for placeholder, name in program.graph_signature.inputs_to_parameters.items():
             weight = program.state_dict[name]
             if weight.numel() == constant.size and layer_name(placeholder) is not None:
-                own = weight.detach().float().numpy().ravel()
+                own = weight.detach().float().numpy().ravel().astype(constant.dtype)
                 if np.array_equal(np.sort(own), np.sort(constant)):
                     return layer_name(placeholder) or ""
     return ""

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import coremltools
 import torch
-from executorch.backends.apple.coreml import executorchcoreml
 from executorch.backends.apple.coreml.compiler import CoreMLBackend
 from executorch.backends.apple.coreml.compiler.coreml_preprocess import MULTIMETHOD_WEIGHT_SHARING_STRATEGY
 from executorch.backends.apple.coreml.partition import CoreMLPartitioner
 
 from export import executorch, mil_reference
+from export.coreml_payload import unpack
 from export.executorch import FORWARD, Delegate, methods
 from export.executorch_reference import Tensors, open_delegated
 from export.targets import FP16, Conversion, Session, Target, Written, add_target
-from toolkit.errors import CheckFailed, UserError
+from toolkit.errors import UserError
 
 TARGET = "executorch-coreml-fp16"
 BACKEND = "CoreMLBackend"
@@ -63,10 +63,7 @@ class _Package:
 
     def __init__(self, payload: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            if not executorchcoreml.unflatten_directory_contents(payload, folder):
-                raise CheckFailed("ExecuTorch: a Core ML delegate holds no model package")
-            (package,) = Path(folder).rglob("*.mlpackage")
-            self._program = mil_reference.load(package)
+            self._program = mil_reference.load(unpack(payload, Path(folder)))
 
     def __call__(self, tensors: Tensors) -> list[torch.Tensor]:
         count = len(mil_reference.main_function(self._program).inputs)

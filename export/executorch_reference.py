@@ -7,6 +7,7 @@ what was written and the effect of fp16; it says nothing of the runtime, the acc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,7 @@ class Method:
 
     def _kernel(self, call: schema.KernelCall, values: dict[int, Any]) -> None:
         named = self._plan.operators[call.op_index]
-        namespace, _, name = named.name.partition("::")
-        try:
-            kernel = getattr(getattr(getattr(torch.ops, namespace), name), named.overload or "default")
-        except AttributeError as error:
-            raise CheckFailed(f"ExecuTorch reference: operator {named.name}.{named.overload} is not known") from error
+        kernel = _torch_kernel(named.name, named.overload)
         given = [self._value(place, values) for place in call.args[: len(kernel._schema.arguments)]]
         positional, keywords = [], {}
         for argument, value in zip(kernel._schema.arguments, given, strict=True):
@@ -111,6 +108,24 @@ class Method:
             return None
         (content,) = vars(value).values()  # Int, Bool, Double, String
         return content
+
+
+def _torch_kernel(name: str, overload: str) -> Any:
+    """torch's kernel of an operator that ExecuTorch's runtime has too; `CheckFailed` on all others.
+
+    A file may name any operator of torch, and some of those write files: the runtime's list has none of them.
+    """
+    namespace, _, own = name.partition("::")
+    if (f"{name}.{overload}" if overload else name) in _of_the_runtime():
+        kernel = getattr(getattr(getattr(torch.ops, namespace), own, None), overload or "default", None)
+        if kernel is not None:
+            return kernel
+    raise CheckFailed(f"ExecuTorch reference: operator {name[:80]}.{overload[:80]} is not known, and was not run")
+
+
+@cache
+def _of_the_runtime() -> frozenset[str]:
+    return frozenset(Runtime.get().operator_registry.operator_names)
 
 
 def named_data(file: PTEFile) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from executorch.exir.dialects.edge._ops import EdgeOpOverload
 
 from export.executorch_reference import Tensors
 from toolkit.errors import CheckFailed
@@ -18,6 +19,7 @@ from toolkit.quiet import root_level_kept
 
 with root_level_kept():  # the package sets it to INFO, for all of Python
     import executorch.backends.vulkan.custom_ops_lib  # noqa: F401  (torch kernels of its own operators)
+    from executorch.backends.vulkan.op_registry import vulkan_supported_ops
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner as VulkanPartitioner
     from executorch.backends.vulkan.serialization import vulkan_graph_schema as vk
     from executorch.backends.vulkan.serialization.vulkan_graph_serialize import (
@@ -34,12 +36,20 @@ DTYPES = {
     vk.VkDataType.FLOAT16: torch.float16,
     vk.VkDataType.FLOAT32: torch.float32,
 }
+#: Of each namespace the operators that are evaluated. A graph may name any operator of torch, and some of those write
+#: files: of ATen only those are taken that the back end has; the others are ExecuTorch's own, which compute.
+OF_ATEN = {str(operator.name()) for operator in vulkan_supported_ops if isinstance(operator, EdgeOpOverload)}
 NAMESPACES = ("aten", "et_vk", "dim_order_ops")
 LARGEST = torch.finfo(torch.float32).max
 
 
 def open_graph(payload: bytes, named: Mapping[str, bytes]) -> Callable[[Tensors], list[torch.Tensor]]:
     """The function that a delegate's payload describes; `named` holds the weights that it names."""
+    return Graph(*read_graph(payload, named))
+
+
+def read_graph(payload: bytes, named: Mapping[str, bytes]) -> tuple[vk.VkGraph, list[bytes]]:
+    """The graph in a delegate's payload, and the bytes of its constants."""
     header = VulkanDelegateHeader.from_bytes(payload[: VulkanDelegateHeader.EXPECTED_LENGTH])
     start = header.flatbuffer_offset
     graph = flatbuffer_to_vk_graph(payload[start : start + header.flatbuffer_size])
@@ -48,7 +58,7 @@ def open_graph(payload: bytes, named: Mapping[str, bytes]) -> Callable[[Tensors]
         named[constant.named_key] if constant.named_key else raw[constant.offset : constant.offset + constant.length]
         for constant in graph.constants
     ]
-    return Graph(graph, contents)
+    return graph, contents
 
 
 class Graph:
@@ -99,10 +109,15 @@ class Graph:
 def _kernel(name: str) -> Any:
     packet, _, overload = name.removeprefix("aten.").removeprefix("et_vk.").partition(".")
     for namespace in NAMESPACES:
-        found = getattr(getattr(torch.ops, namespace), packet, None)
-        if found is not None:
-            return getattr(found, overload or "default")
-    raise CheckFailed(f"Vulkan graph: operator '{name}' is not known, so parity cannot be shown")
+        found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload or "default", None)
+        if isinstance(found, torch._ops.OpOverload) and _is_plain(found):
+            return found
+    raise CheckFailed(f"Vulkan graph: operator '{name[:80]}' is not known, so parity cannot be shown; it was not run")
+
+
+def _is_plain(kernel: torch._ops.OpOverload) -> bool:
+    """Whether a kernel does nothing but compute."""
+    return not kernel._schema.is_mutable and (kernel.namespace != "aten" or kernel.name() in OF_ATEN)
 
 
 def _call(kernel: Any, arguments: list[Any]) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from export import reproducible
 from export.targets import Conversion, Session, Target, Written
@@ -27,11 +30,22 @@ def converted(target: Target, conversion: Conversion, path: Path) -> Written:
         raise CheckFailed(f"{target.name}: the converter refused this model or shape ({reason}); see -vv") from error
 
 
+def opened(target: Target, artifact: Path) -> Session:
+    """A loaded artifact; what its runtime raises in loading it, or in a call, becomes a `CheckFailed`."""
+
+    def call(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with _runtime(target, artifact):
+            return session.call(inputs)
+
+    with _runtime(target, artifact):
+        session = target.open(artifact)
+    return replace(session, call=call)
+
+
 @contextmanager
-def opened(target: Target, artifact: Path) -> Iterator[Session]:
-    """A loaded artifact; what its runtime raises inside the block becomes a `CheckFailed`."""
+def _runtime(target: Target, artifact: Path) -> Iterator[None]:
     try:
-        yield target.open(artifact)
+        yield
     except HandheldError:
         raise
     except Exception as error:  # each runtime has exceptions of its own

@@ -48,8 +48,7 @@ def check(
     A stream decodes the sample's whole clip, step by step, and must give the clip's frames. Raises `CheckFailed`
     where the artifact cannot even be loaded or run: an artifact that does not run has no parity.
     """
-    with opened(target, artifact) as session:
-        return _on_sample(session, target, sample, inputs, outputs, stream)[0]
+    return _on_sample(opened(target, artifact), target, sample, inputs, outputs, stream)[0]
 
 
 def check_deeply(
@@ -59,29 +58,34 @@ def check_deeply(
     inputs: Sequence[TensorInfo],
     outputs: Sequence[TensorInfo],
     wide: frozenset[str] = frozenset(),
+    *,
+    explain: bool = True,
 ) -> Proof:
     """Compare an artifact with PyTorch on the call's sample and on its trials, and by the task's own metric.
 
     `inputs` and `outputs` are the artifact's, `wide` is what it was converted with. Raises `CheckFailed` that names the
-    input and, where it can be found, the first operator that differs.
+    input and, with `explain`, what can be done and, where it can be found, the first operator that differs: that is
+    looked for in an artifact's main function, so not of its further sizes.
     """
     conversion = Conversion(call.program, call.names, call.calibration, wide)
     sample = [call.sample[info.name] for info in call.inputs]
-    with opened(target, path) as session:
-        parity, given = _on_sample(session, target, call.sample, inputs, outputs, call.stream)
-        if not parity.passed:
-            raise CheckFailed(f"{target.name}: {parity}{blame(target, path, conversion, sample)}{remedy(target, wide)}")
-        own = partial(rounding, call.program.module(), inputs=call.inputs, stream=call.stream)
-        checks, outputs_of = [], {}
-        trials = call.trials if alike(inputs, call.inputs) and alike(outputs, call.outputs) else ()
-        for trial in trials:
-            found, outputs_of[trial.name] = check_trial(session, target, trial, inputs, call.stream, own)
-            checks.append(found)
-            if not found.passed:
-                example = trial.inputs if call.stream is None else sample
-                raise CheckFailed(
-                    f"{target.name}: {found}{blame(target, path, conversion, example)}{remedy(target, wide)}"
-                )
+
+    def explained(inputs: Sequence[np.ndarray]) -> str:
+        return blame(target, path, conversion, inputs) + remedy(target, wide) if explain else ""
+
+    session = opened(target, path)
+    parity, given = _on_sample(session, target, call.sample, inputs, outputs, call.stream)
+    if not parity.passed:
+        raise CheckFailed(f"{target.name}: {parity}{explained(sample)}")
+    own = partial(rounding, call.program.module(), inputs=call.inputs, stream=call.stream)
+    checks, outputs_of = [], {}
+    trials = call.trials if alike(inputs, call.inputs) and alike(outputs, call.outputs) else ()
+    for trial in trials:
+        found, outputs_of[trial.name] = check_trial(session, target, trial, inputs, call.stream, own)
+        checks.append(found)
+        if not found.passed:
+            example = trial.inputs if call.stream is None else sample
+            raise CheckFailed(f"{target.name}: {found}{explained(example)}")
     held = [trial for trial in trials if trial.kind == "held-out"]
     pairs = [(_expected(call.sample, outputs, call.stream)[0], given[0])]
     pairs += [(trial.expected[0], outputs_of[trial.name][0]) for trial in held]
@@ -110,8 +114,10 @@ def check_trial(
 
     `rounding_of` gives PyTorch's own rounding, where that is needed.
     """
-    given = runner(session.call, inputs, stream)(trial.inputs)
+    given = _run(target, session, inputs, stream, trial.inputs)
     expected = trial.expected
+    if len(given) != len(expected):
+        raise CheckFailed(f"{target.name}: gives {len(given)} outputs instead of {len(expected)}")
     known = [np.isfinite(right) for right in expected]
     fits = [right.shape == actual.shape for right, actual in zip(expected, given, strict=True)]
     cleaned = [np.where(k, a, 0) if f else a for k, a, f in zip(known, given, fits, strict=True)]
@@ -132,6 +138,20 @@ def alike(own: Sequence[TensorInfo], others: Sequence[TensorInfo]) -> bool:
     return list(own) == list(others[: len(own)])
 
 
+def _run(
+    target: Target,
+    session: Session,
+    inputs: Sequence[TensorInfo],
+    stream: StreamFacts | None,
+    given: Sequence[np.ndarray],
+) -> list[np.ndarray]:
+    """The artifact's outputs; `CheckFailed` where those of a stream's step are not what the next one takes."""
+    try:
+        return runner(session.call, inputs, stream)(given)
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckFailed(f"{target.name}: gives no clip ({' '.join(str(error).split())[:200]})") from error
+
+
 def _on_sample(
     session: Session,
     target: Target,
@@ -141,7 +161,7 @@ def _on_sample(
     stream: StreamFacts | None,
 ) -> tuple[Parity, list[np.ndarray]]:
     names = [CLIP_LATENT] if stream is not None else [info.name for info in inputs]
-    given = runner(session.call, inputs, stream)([sample[name] for name in names])
+    given = _run(target, session, inputs, stream, [sample[name] for name in names])
     expected = _expected(sample, outputs, stream)
     return compare(Execution(given, session.how, session.runtime), expected, target.tolerance), given
 

@@ -241,15 +241,18 @@ def lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None]
 def _size(target: Target, path: Path, name: str, call: Call) -> ArtifactSize:
     """A further size of an artifact, proved by itself."""
     inputs, outputs, _ = _spoken(target, call)
-    found = _proved(of_size(target, name), path, call)
+    found = _proved(of_size(target, name), path, call, explain=False)
     _warn(f"{target.name} {name}", found.checks)  # the manifest has none of a further size
     return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=found.parity)
 
 
-def _proved(target: Target, path: Path, call: Call, wide: frozenset[str] = frozenset()) -> parity.Proof:
+def _proved(
+    target: Target, path: Path, call: Call, wide: frozenset[str] = frozenset(), *, explain: bool = True
+) -> parity.Proof:
     """How the artifact did on the call's inputs; raises `CheckFailed` where one does not hold."""
     inputs, outputs, further = _spoken(target, call)
-    return parity.check_deeply(target, path, replace(call, sample=call.sample | further), inputs, outputs, wide)
+    given = replace(call, sample=call.sample | further)
+    return parity.check_deeply(target, path, given, inputs, outputs, wide, explain=explain)
 
 
 def _spoken(target: Target, call: Call) -> tuple[list[TensorInfo], list[TensorInfo], dict[str, np.ndarray]]:

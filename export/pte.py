@@ -1,4 +1,5 @@
-"""What stands in an ExecuTorch program: its operators in order, those in XNNPACK delegates too, and their constants."""
+"""What stands in an ExecuTorch program: its operators in order, those in XNNPACK and Vulkan delegates too, and their
+constants; of Core ML delegates the weights alone."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from executorch.exir.schema import DataLocation, DelegateCall, KernelCall, Tenso
 
 from toolkit.errors import CheckFailed
 
-_XNNPACK = "XnnpackBackend"
+_XNNPACK, _VULKAN, _COREML = "XnnpackBackend", "VulkanBackend", "CoreMLBackend"
 _FLOAT32, _FLOAT32_IN_PROGRAM = "xnn_datatype_fp32", 6
 
 
@@ -29,12 +30,14 @@ _FLOAT32, _FLOAT32_IN_PROGRAM = "xnn_datatype_fp32", 6
 class Instruction:
     """One operator: its name, everything said of it but its constants, and those by the place where they are taken.
 
-    Constants of type fp32 are arrays of numbers, others of bytes; all are flat, in the order in which they are stored.
+    Constants of type fp32 and fp16 are arrays of numbers, others of bytes; all are flat, in the order in which they are
+    stored. `is_opaque`: there are operators inside that are not shown.
     """
 
     operator: str
     settings: dict[str, Any]
     constants: dict[str, np.ndarray] = field(default_factory=dict)
+    is_opaque: bool = False
 
 
 def instructions(path: Path) -> list[Instruction]:
@@ -57,8 +60,11 @@ def _instructions(file: PTEFile) -> Iterator[Instruction]:
                 payload = bytes(file.program.backend_delegate_data[where.index].data)
                 if delegate.id == _XNNPACK:
                     yield from _xnnpack(file, payload)
+                elif delegate.id == _VULKAN:
+                    yield from _vulkan(file, payload)
                 else:
-                    yield Instruction(f"{delegate.id} delegate", {}, {"payload": np.frombuffer(payload, np.uint8)})
+                    weights = _coreml_weights(payload) if delegate.id == _COREML else {}
+                    yield Instruction(f"{delegate.id} delegate", {}, weights, is_opaque=True)
             elif isinstance(said, KernelCall):
                 operator = plan.operators[said.op_index]
                 values = [plan.values[place].val for place in said.args]
@@ -105,6 +111,38 @@ def _xnnpack(file: PTEFile, payload: bytes) -> Iterator[Instruction]:
         used = {key.removesuffix("_id"): constants[id_] for key, id_ in said.items() if _is_use(key, id_, constants)}
         bounds = node.get("output_min_max")
         yield Instruction(node["xnode_union_type"].removeprefix("XNN"), {**said, "bounds": bounds}, used)
+
+
+def _vulkan(file: PTEFile, payload: bytes) -> Iterator[Instruction]:
+    from export.executorch_reference import named_data
+    from export.executorch_vulkan_graph import read_graph
+
+    graph, contents = read_graph(payload, named_data(file))
+    for call in graph.chain:
+        said: list[Any] = []
+        constants: dict[str, np.ndarray] = {}
+        for place, number in enumerate(call.args):
+            value = graph.values[number].value
+            kind, dims = type(value).__name__, getattr(value, "dims", None)
+            said.append(dims if dims is not None else kind if kind == "ValueList" else repr(value))
+            if dims is not None and value.constant_id >= 0:
+                constants[f"argument {place}"] = _floats(contents[value.constant_id], value.datatype.name)
+        yield Instruction(call.name.removeprefix("aten."), {"args": said}, constants)
+
+
+def _floats(data: bytes, datatype: str) -> np.ndarray:
+    if datatype == "FLOAT16":
+        return np.frombuffer(data[: len(data) // 2 * 2], np.float16)
+    return _numbers(data, datatype == "FLOAT32")
+
+
+def _coreml_weights(payload: bytes) -> dict[str, np.ndarray]:
+    """The file of weights as fp16: the rest of a payload is another one at every conversion, as names are drawn."""
+    from export.coreml_payload import unpack
+
+    with tempfile.TemporaryDirectory() as folder:
+        stored = b"".join(path.read_bytes() for path in sorted(unpack(payload, Path(folder)).rglob("weight.bin")))
+    return {"weights": _floats(stored, "FLOAT16")} if stored else {}
 
 
 def _is_use(key: str, value: Any, constants: dict[int, np.ndarray]) -> bool:

@@ -182,9 +182,9 @@ class _Trials:
 
     def _psnrs(self, path: Path) -> Iterator[float]:
         as_rounded = replace(self._target, open=self._target.open_rounded or self._target.open)
-        with opened(as_rounded, path) as session:
-            for arrays, expected in zip(self._conversion.calibration, self._expected, strict=True):
-                yield _psnr(session.call(arrays), expected)
+        session = opened(as_rounded, path)
+        for arrays, expected in zip(self._conversion.calibration, self._expected, strict=True):
+            yield _psnr(session.call(arrays), expected)
 
 
 class _Walk:

@@ -40,7 +40,7 @@ def make_trials(
     `step` is one call of PyTorch's program, whose inputs are `inputs`.
     """
     names = [CLIP_LATENT] if stream is not None else [info.name for info in inputs]
-    real = [[sample[name] for name in names], *_held_out(sample, names)]
+    real = [[sample[name] for name in names], *kept_inputs(sample, names)]
     run = runner(step, inputs, stream)
     held = [Trial(f"held_out_{n}", "held-out", given, run(given)) for n, given in enumerate(real[1:], 1)]
     return held + [Trial(name, "adversarial", given, run(given)) for name, given in _adversarial(real).items()]
@@ -108,7 +108,8 @@ def held_out(names: Sequence[str], inputs: Sequence[Sequence[torch.Tensor]]) -> 
     }
 
 
-def _held_out(sample: Mapping[str, np.ndarray], names: Sequence[str]) -> list[list[np.ndarray]]:
+def kept_inputs(sample: Mapping[str, np.ndarray], names: Sequence[str]) -> list[list[np.ndarray]]:
+    """The further real inputs that `held_out` put into a sample."""
     numbers = [n for n in range(1, MOST_HELD_OUT + 1) if f"held_out_{n}.{names[0]}" in sample]
     return [[sample[f"held_out_{number}.{name}"] for name in names] for number in numbers]
 

@@ -6,7 +6,7 @@ the same names, and a second program would double the bundle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,19 +16,21 @@ from torch import nn
 from torch.fx import GraphModule
 
 from export.bisect import blame
+from export.calls import Call
 from export.guarded import opened
 from export.lowering import lower
 from export.lowering.lower import program_of
 from export.parity import alike, check_trial
 from export.targets import Conversion, find_target
-from export.trials import make_trials, rounding, to_arrays
+from export.trials import CLIP_LATENT, kept_inputs, make_trials, rounding, to_arrays
 from toolkit import reference
-from toolkit.bundle import REFERENCE, artifact_path, read_manifest
+from toolkit.bundle import REFERENCE, Artifact, artifact_path, read_manifest
 from toolkit.errors import CheckFailed
 from toolkit.files import inside
 from toolkit.parity import InputCheck
 from toolkit.progress import track
 from toolkit.sample import read_sample
+from toolkit.streaming import Step, StreamDecoder
 
 
 def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
@@ -52,11 +54,11 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
             progress.update(number, artifact.target)
             target = find_target(artifact.target)
             fits = alike(artifact.inputs, widest.inputs) and alike(artifact.outputs, widest.outputs)
-            with opened(target, artifact_path(bundle, artifact)) as session:
-                results[artifact.target] = [
-                    check_trial(session, target, trial, artifact.inputs, artifact.stream, own)[0]
-                    for trial in (trials if fits else ())
-                ]
+            session = opened(target, artifact_path(bundle, artifact))
+            results[artifact.target] = [
+                check_trial(session, target, trial, artifact.inputs, artifact.stream, own)[0]
+                for trial in (trials if fits else ())
+            ]
         progress.update(len(manifest.artifacts) + 1, "done")
     return results
 
@@ -72,14 +74,29 @@ def culprits(bundle: Path, targets: Iterable[str]) -> dict[str, str]:
     with torch.no_grad():
         step = module if widest.stream is not None else lower(_Whole(module), examples)
         program = program_of(step, examples)
+        given = calibration(lambda arrays: to_arrays(module(*map(torch.from_numpy, arrays))), sample, widest)
     names = [info.name for info in (*widest.inputs, *widest.outputs)]
     found = {}
     for name in targets:
         artifact = manifest.artifact(name)
         mixed = artifact.mixed_precision
-        conversion = Conversion(program, names, [inputs], frozenset() if mixed is None else mixed.wide)
+        conversion = Conversion(program, names, given, frozenset() if mixed is None else mixed.wide)
         found[name] = blame(find_target(name), artifact_path(bundle, artifact), conversion, inputs).removeprefix("; ")
     return found
+
+
+def calibration(step: Step, sample: Mapping[str, np.ndarray], signature: Artifact | Call) -> list[list[np.ndarray]]:
+    """What an export of the `sample` calibrates on, as far as the bundle has it: the sample and the further real inputs
+    that were kept; of a stream all steps of the clip. `step` is one call of PyTorch's program."""
+    main = [sample[info.name] for info in signature.inputs]
+    if signature.stream is None:
+        return [main, *kept_inputs(sample, [info.name for info in signature.inputs])]
+    decoder = StreamDecoder(step, [info.shape for info in signature.inputs[2:]], signature.stream)
+    steps = []
+    for latent in sample[CLIP_LATENT][:-1, None]:
+        steps.append(decoder.inputs(latent))
+        decoder.decode(latent)
+    return [main, *steps]
 
 
 class _Whole(nn.Module):

@@ -240,16 +240,23 @@ def read_manifest(bundle: Path) -> Manifest:
 def artifact_path(bundle: Path, artifact: Artifact) -> Path:
     """Where an artifact of `bundle` lies; raises `CheckFailed` where that, or a part of a package, is outside of it."""
     path = inside(bundle, artifact.path)
-    parts = path / PACKAGE_PARTS
-    if path.suffix == ".mlpackage" and parts.is_file():
-        try:
-            entries = parse_json(read_text(parts, MAX_JSON_BYTES))["itemInfoEntries"].values()
-            names = [f"Data/{entry['path']}" for entry in entries]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckFailed(f"{parts}: no list of a package's parts; export the bundle again") from error
-        for name in names:
-            inside(path, name)
+    if path.suffix == ".mlpackage":
+        check_package(path)
     return path
+
+
+def check_package(path: Path) -> None:
+    """Raise `CheckFailed` where a part of the `.mlpackage` at `path` lies outside of it."""
+    parts = path / PACKAGE_PARTS
+    if not parts.is_file():
+        return
+    try:
+        entries = parse_json(read_text(parts, MAX_JSON_BYTES))["itemInfoEntries"].values()
+        names = [f"Data/{entry['path']}" for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckFailed(f"{parts}: no list of a package's parts; export the bundle again") from error
+    for name in names:
+        inside(path, name)
 
 
 def changed_files(bundle: Path, manifest: Manifest) -> list[str]:

@@ -26,7 +26,7 @@ def command_of(module: str, *words: str) -> list[str]:
     return [sys.executable, "-P", "-c", START.format(root=str(ROOT), module=module), *words]
 
 
-def last_line(command: Sequence[str], timeout_s: float) -> str:
+def last_line(command: Sequence[str], timeout_s: float | None) -> str:
     """What a child prints last; raises `ChildFailed` where it crashes, fails, says nothing, or takes too long."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s)

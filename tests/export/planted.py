@@ -96,6 +96,11 @@ def change_pte_weight(path: Path, weight: torch.Tensor) -> None:
     _change_bytes(path, stored, np.float32(3).tobytes())
 
 
+def change_delegate_weight(path: Path, weight: torch.Tensor) -> None:
+    """The first number of a weight that a delegate of a `.pte` keeps in fp16."""
+    _change_bytes(path, weight.detach().half().numpy().tobytes(), np.float16(3).tobytes())
+
+
 def _change_bytes(path: Path, found: bytes, new: bytes) -> None:
     content = path.read_bytes()
     assert content.count(found) == 1

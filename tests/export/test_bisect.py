@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from export import parity
-from export.bisect import find_culprit
+from export.bisect import blame, find_culprit
 from export.bisect_walk import Culprit, Value, locate
 from export.calls import Call
 from export.targets import FP32, Conversion, find_target
@@ -184,3 +184,18 @@ def test_weights_of_plain_modules_name_their_layers_too(tmp_path: Path) -> None:
     )
     assert culprit is not None
     assert culprit.layer == "in 2"
+
+
+def test_a_format_that_cannot_be_read_is_said_to_be_none(call: Call, tmp_path: Path) -> None:
+    conversion = Conversion(call.program, call.names, call.calibration)
+    said = blame(find_target("ort-fp32"), tmp_path / "model.ort", conversion, planted.inputs_of(call))
+    assert said == "; this format cannot be taken apart"
+
+
+def test_whatever_fails_in_looking_for_the_operator_does_not_hide_the_failure(call: Call, tmp_path: Path) -> None:
+    """ONNX Runtime's errors derive from `Exception` itself."""
+    path = planted.converted("onnx-fp32", call, tmp_path)
+    planted.replace_onnx_operator(path, "Sigmoid", "NoOperator")
+    conversion = Conversion(call.program, call.names, call.calibration)
+    said = blame(find_target("onnx-fp32"), path, conversion, planted.inputs_of(call))
+    assert said.startswith("; the operator at fault could not be looked for (")

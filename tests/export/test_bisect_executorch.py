@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from export import parity
-from export.bisect import find_culprit
+from export.bisect import blame, find_culprit
 from export.calls import Call
 from export.pte import instructions
 from export.targets import Conversion, Target, Written, find_target
@@ -99,3 +100,21 @@ def test_a_right_program_has_no_wrong_operator(call: Call, tmp_path: Path) -> No
     path = planted.converted(TARGET, call, tmp_path)
     conversion = Conversion(call.program, call.names, call.calibration)
     assert find_culprit(find_target(TARGET), path, conversion, planted.inputs_of(call)) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "wrong"),
+    [
+        ("executorch-vulkan-fp16", r"convolution\.default 'operator \d+' \(in second\): argument 1 3 instead of"),
+        ("executorch-coreml-fp16", "CoreMLBackend delegate 'operator 0': weights 3 instead of"),
+    ],
+)
+def test_a_weight_changed_in_another_delegate_is_named(target: str, wrong: str, call: Call, tmp_path: Path) -> None:
+    """And a file that nothing was changed in is not blamed for names that are drawn anew at every conversion."""
+    path, inputs = planted.converted(target, call, tmp_path), planted.inputs_of(call)
+    conversion = Conversion(call.program, call.names, call.calibration)
+    assert "first wrong" not in blame(find_target(target), path, conversion, inputs)
+    weight = next(value for key, value in call.program.state_dict.items() if "second_weight" in key)
+    planted.change_delegate_weight(path, weight)
+    assert re.match(f"; first wrong: {wrong}", blame(find_target(target), path, conversion, inputs))

@@ -61,6 +61,31 @@ def test_reduced_precision_may_be_off_on_adversarial_inputs(doubling: Call) -> N
     assert (zeros.passed, zeros.parity.passed) == (True, False)
 
 
+def test_only_what_the_runtime_raises_is_called_so(doubling: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the comparison stays one: it does not turn into an artifact that cannot be run."""
+
+    def failing(_inputs: np.ndarray) -> np.ndarray:
+        raise AssertionError("no kernel")
+
+    with pytest.raises(CheckFailed, match=r"model.none: acting cannot be run here \(no kernel\)"):
+        proof(doubling, failing, FP32)
+    wrong = lambda x: x * 2 + (1 if x.any() else 1.01)  # noqa: E731
+
+    def rounding(*_args: object, **_options: object) -> float:
+        raise RuntimeError("no fp64 kernel")
+
+    monkeypatch.setattr(parity, "rounding", rounding)
+    with pytest.raises(RuntimeError, match="no fp64 kernel"):
+        proof(doubling, wrong, FP32)
+
+
+def test_an_output_too_many_is_no_traceback(doubling: Call) -> None:
+    session = Session(lambda inputs: [inputs[0], inputs[0]], "executed", "numpy")
+    target = replace(acting(lambda x: x, FP32), open=lambda _path: session)
+    with pytest.raises(CheckFailed, match="acting: gives 2 outputs instead of 1"):
+        parity.check_trial(target.open(Path()), target, doubling.trials[0], doubling.inputs, None, lambda _: 0.0)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_reduced_precision_must_stay_finite(value: float, doubling: Call) -> None:
     broken = lambda x: x * 2 + (1 if x.any() else value)  # noqa: E731

@@ -44,6 +44,10 @@ def test_two_exports_are_the_same_byte_for_byte(pair: list[Path]) -> None:
     assert handheld("verify", pair[0], "--against", pair[1]) == 0
 
 
+def test_a_comparison_that_runs_nothing_takes_no_deep(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give one of the two" in refusal(capsys, 2, "verify", "some", "--against", "other", "--deep")
+
+
 def test_no_file_holds_a_path_of_this_machine(pair: list[Path]) -> None:
     for path in pair[0].rglob("*"):
         if path.is_file():

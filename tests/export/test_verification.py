@@ -5,8 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
 import export
+from export.calls import clip_call, stream_call
+from export.sources import Source
+from export.trials import to_arrays
+from export.verification import calibration
 from tests.export import planted
+from tests.export.test_calls import latents, tiny_decoder
 
 
 def test_every_artifact_is_run_on_the_further_inputs(exported_bundle: Path) -> None:
@@ -25,3 +34,19 @@ def test_the_wrong_operator_of_a_bundles_artifact_is_named(exported_bundle: Path
     planted.change_onnx_weight(bundle / "model.onnx", "conv_out_conv_bias")
     line = export.culprits(bundle, ["onnx-fp32"])["onnx-fp32"]
     assert line.startswith(f"first wrong: Sub '{name}' (after ")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@torch.no_grad()
+def test_a_fresh_conversion_is_calibrated_as_the_export_was(is_stream: bool) -> None:
+    """From what a bundle keeps: further inputs, and of a stream its clip, whose steps are made again."""
+    shape, options = ((3, 8, 8), {"temporal_padding": "causal"}) if is_stream else ((2, 4, 4), {})
+    first, *others = latents(shape, shape, shape)
+    held = tuple((other,) for other in others)
+    source = Source("tiny", tiny_decoder(**options), (first,), "student", "TurboVAED", held_out=held)
+    call = stream_call(source) if is_stream else clip_call(source)
+    module = call.program.module()
+    given = calibration(lambda arrays: to_arrays(module(*map(torch.from_numpy, arrays))), call.sample, call)
+    assert len(given) == len(call.calibration) > 2
+    pairs = [zip(*calls, strict=True) for calls in zip(given, call.calibration, strict=True)]
+    assert all(np.allclose(one, other, atol=1e-5) for pair in pairs for one, other in pair)

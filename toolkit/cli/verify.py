@@ -9,7 +9,7 @@ import typer
 
 from toolkit.cli.export import print_parities
 from toolkit.cli.output import console, print_json, print_table
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, UserError
 from toolkit.parity import InputCheck
 
 
@@ -22,6 +22,8 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a bundle: no file changed, and every artifact still equals PyTorch."""
+    if against is not None and deep:
+        raise UserError("--against compares files and runs nothing, --deep runs them; give one of the two")
     if against is not None:
         _compare(bundle, against, as_json)
         return
