@@ -179,16 +179,18 @@ def make_bundle(
         }
         path = tmp_path / name
         with new_bundle(path) as folder:
-            (folder / "model.onnx").write_bytes(model)
+            files = {target: f"model{number or ''}.onnx" for number, target in enumerate(judged)}
+            for file in files.values():
+                (folder / file).write_bytes(model)
             (folder / "reference.pt2").write_bytes(reference_model.read_bytes())
             np.savez(folder / "sample.npz", latent=latent, frames=expected)
             artifacts = [
                 Artifact(
                     target=target,
                     mode="clip",
-                    path="model.onnx",
-                    sha256=sha256(folder / "model.onnx"),
-                    bytes=size_bytes(folder / "model.onnx"),
+                    path=files[target],
+                    sha256=sha256(folder / files[target]),
+                    bytes=size_bytes(folder / files[target]),
                     inputs=[describe("latent", FRAMES, CHANNELS, SIZE, SIZE)],
                     outputs=[describe("frames", FRAMES, 3, SIZE, SIZE)],
                     parity=parity,

@@ -146,7 +146,7 @@ def _bundle(path: Path, sample: dict[str, np.ndarray], factors: dict[str, float]
         for target, factor in factors.items():
             package = folder / f"{target}.mlpackage"
             (package / "Data/com.apple.CoreML").mkdir(parents=True)
-            (package / "Manifest.json").write_text("{}")
+            (package / "Manifest.json").write_text('{"itemInfoEntries": {}}')
             (package / "Data/com.apple.CoreML/model.mlmodel").write_text(
                 json.dumps({"factor": factor, "stateful": "states" in described_io})
             )
