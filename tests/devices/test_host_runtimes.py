@@ -172,7 +172,7 @@ def test_pytorch_tells_the_time_of_its_kernels(reference_model: Path, latent: np
 
 
 def test_runtimes_are_found_by_the_first_word_of_a_target() -> None:
-    assert set(RUNTIMES) == {"onnx", "executorch", "reference"}
+    assert set(RUNTIMES) == {"onnx", "ort", "executorch", "reference"}
 
 
 @pytest.mark.parametrize(
