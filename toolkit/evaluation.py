@@ -75,7 +75,7 @@ def read_evaluation(run: Path) -> AnyEvaluation:
     path = run / EVALUATION_FILE
     if not path.is_file():
         raise UserError(f"{run}: the run is not finished; go on with `handheld distill ... --resume`")
-    content = read_json(path)
+    content = read_json(path, finite=False)  # a student that diverged has scores that are no numbers
     if isinstance(content, dict) and "pairs" in content:
         return validate(FlowEvaluation, content, str(path))
     return validate(Evaluation, content, str(path))

@@ -33,13 +33,13 @@ def read_text(path: Path, limit: int) -> str:
     return content.decode("utf-8")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, finite: bool = True) -> Any:
     """The value of a JSON text; raises `ValueError` where it is none or passes a limit, or a key stands there twice."""
     try:
         value = json.loads(text, object_pairs_hook=_distinct)
     except RecursionError:
         raise ValueError(f"more than {MAX_DEPTH} levels deep") from None
-    check_value(value, MAX_VALUES)
+    check_value(value, MAX_VALUES, finite=finite)
     return value
 
 
@@ -57,12 +57,12 @@ def parse_yaml(text: str) -> Any:
     return value
 
 
-def check_value(value: Any, most: int, *, printable: bool = False) -> None:
+def check_value(value: Any, most: int, *, printable: bool = False, finite: bool = True) -> None:
     """Raise `ValueError` where a value of plain types passes a limit.
 
     That is: nested deeper than `MAX_DEPTH`, of more than `most` values where each is counted as often as it stands
-    there, an integer beyond 64 bits, a number that is not finite, text that is not Unicode; if `printable` is asked,
-    also text with control characters.
+    there, an integer beyond 64 bits, a number that is not finite unless `finite` is not asked, text that is not
+    Unicode; if `printable` is asked, also text with control characters.
     """
     left = most
     waiting: list[tuple[Any, int]] = [(value, 0)]
@@ -81,7 +81,7 @@ def check_value(value: Any, most: int, *, printable: bool = False) -> None:
             _check_text(item, printable)
         elif isinstance(item, int) and abs(item) > MAX_INTEGER:
             raise ValueError("holds an integer of more than 64 bits")
-        elif isinstance(item, float) and not math.isfinite(item):
+        elif finite and isinstance(item, float) and not math.isfinite(item):
             raise ValueError("holds a number that is not finite")
 
 

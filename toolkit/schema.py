@@ -59,10 +59,10 @@ def validate_json(model: type[Model], path: Path) -> Model:
     return validate(model, read_json(path), str(path))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises `UserError` if it is not JSON."""
+def read_json(path: Path, *, finite: bool = True) -> Any:
+    """The content of a JSON file; raises `UserError` if it is not JSON, or if numbers are not `finite`."""
     try:
-        return parse_json(read_text(path, MAX_JSON_BYTES))
+        return parse_json(read_text(path, MAX_JSON_BYTES), finite=finite)
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); the file is damaged") from error
 
