@@ -53,7 +53,8 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
         for number, artifact in enumerate(manifest.artifacts, 1):
             progress.update(number, artifact.target)
             target = find_target(artifact.target)
-            fits = not artifact.has_pictures and alike(artifact.inputs, widest.inputs) and alike(artifact.outputs, widest.outputs)
+            same = alike(artifact.inputs, widest.inputs) and alike(artifact.outputs, widest.outputs)
+            fits = same and not artifact.has_pictures
             session = opened(target, artifact_path(bundle, artifact))
             results[artifact.target] = [
                 check_trial(session, target, trial, artifact.inputs, artifact.stream, own)[0]
