@@ -78,10 +78,7 @@ def export(
     Raises `UserError` on unknown targets, on several shapes for a target that holds one, and on models that cannot be
     lowered or streamed, `CheckFailed` where an artifact differs from PyTorch.
     """
-    chosen = _chosen(targets, several=len(further_shapes) > 0)
-    _check_budget(budget_db, chosen)
-    if sdk:
-        require_side([target.name for target in chosen], all_targets())
+    chosen = _chosen(targets, several=len(further_shapes) > 0, budget_db=budget_db, sdk=sdk)
     with new_bundle(output) as folder, track("export", len(chosen) + 2) as progress, torch.no_grad():
         # 1. One lowered graph for all targets, proved equal to the module, with a real input and PyTorch's answer;
         #    and one more for every further size.
@@ -200,8 +197,9 @@ def _warn(name: str, checks: Sequence[InputCheck]) -> None:
             log.warning("%s: %s", name, check)
 
 
-def _chosen(names: Sequence[str], several: bool) -> list[Target]:
-    """The targets called `names`; raises `UserError` where one is unknown or cannot hold `several` sizes."""
+def _chosen(names: Sequence[str], *, several: bool, budget_db: float | None, sdk: bool) -> list[Target]:
+    """The targets called `names`, before any work; raises `UserError` where one is unknown or cannot hold `several`
+    sizes, where a budget bounds none of them, and where no `sdk` can use any."""
     chosen = [find_target(name) for name in dict.fromkeys(names)]
     if not chosen:
         raise UserError("no target given; name at least one with --target")
@@ -210,13 +208,14 @@ def _chosen(names: Sequence[str], several: bool) -> list[Target]:
         able = [name for name, target in all_targets().items() if target.open_size is not None]
         hint = f"; targets that hold several: {', '.join(sorted(able))}" if able else ""
         raise UserError(f"{', '.join(single)}: holds one size; give --shape once, or export each size by itself{hint}")
+    named = [target.name for target in chosen]
+    if budget_db is not None and not any(target.is_mixable for target in chosen):
+        raise UserError(
+            f"{', '.join(named)}: no lower precision that a budget could bound; leave out --budget, or add a target"
+        )
+    if sdk:
+        require_side(named, all_targets())
     return chosen
-
-
-def _check_budget(budget_db: float | None, targets: Sequence[Target]) -> None:
-    if budget_db is not None and not any(target.is_mixable for target in targets):
-        named = ", ".join(target.name for target in targets)
-        raise UserError(f"{named}: no lower precision that a budget could bound; leave out --budget, or add a target")
 
 
 def lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None], tiling: bool) -> Material:
