@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def material() -> Material:
         return Material(clip_call(small_source()), ESTIMATES)
 
 
+@pytest.fixture
+def new_children() -> Callable[[], set[int]]:
+    """The processes that were started since the test was, whatever earlier tests left running."""
+    before = children()
+    return lambda: children() - before
+
+
 def children() -> set[int]:
     return {process.pid for process in psutil.Process().children(recursive=True)}
 
@@ -67,7 +75,7 @@ def test_material_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_of_their_own_make_the_same_artifacts(tmp_path: Path) -> None:
+def test_processes_of_their_own_make_the_same_artifacts(tmp_path: Path, new_children: Callable[[], set[int]]) -> None:
     chosen = ["coreml-fp16", "onnx-fp32"]
     apart = export.export(small_source(), chosen, tmp_path / "apart", jobs=2)
     here = export.export(small_source(), chosen, tmp_path / "here", jobs=1)
@@ -76,22 +84,26 @@ def test_processes_of_their_own_make_the_same_artifacts(tmp_path: Path) -> None:
         other = {"sha256"} if ours.target.startswith("coreml") else set()  # packages number their files at random
         assert ours.model_dump(exclude=other) == theirs.model_dump(exclude=other)
     assert all(parity.passed for parity in export.verify(tmp_path / "apart").values())
-    assert not children()
+    assert not new_children()
     assert not leftovers()
 
 
 @pytest.mark.slow
-def test_an_error_of_a_worker_is_raised_as_it_came_up_there(tmp_path: Path) -> None:
+def test_an_error_of_a_worker_is_raised_as_it_came_up_there(
+    tmp_path: Path, new_children: Callable[[], set[int]]
+) -> None:
     with pytest.raises(CheckFailed, match="--mode stream") as caught:
         export.export(small_source(), ["onnx-fp32", "coreml-state-fp16"], tmp_path / "bundle", jobs=2)
     assert "convert_stateful" in str(caught.value.__cause__)
     assert not list(tmp_path.iterdir())
-    assert not children()
+    assert not new_children()
     assert not leftovers()
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_names_memory_and_a_remedy(tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_names_memory_and_a_remedy(
+    tmp_path: Path, new_children: Callable[[], set[int]]
+) -> None:
     killed: list[int] = []
 
     def kill_one() -> None:
@@ -112,7 +124,7 @@ def test_a_worker_that_is_killed_names_memory_and_a_remedy(tmp_path: Path) -> No
         killed.append(0)
         thread.join()
     assert not list(tmp_path.iterdir())
-    assert not children()
+    assert not new_children()
 
 
 INTERRUPTED = """
