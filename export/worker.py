@@ -1,21 +1,29 @@
-"""A process that makes one artifact: what `export.workers` starts, once for each target.
+"""A process that makes artifacts, one after the other: what `export.workers` starts.
 
-It reads the material that `export.handover` wrote, writes the artifact into the bundle's folder, and leaves in a file
-either the artifact's entry of the manifest or the error that it ended with.
+Each line of its standard input is a job; where that closes, it ends. For a job it reads the material that
+`export.handover` wrote, writes the artifact into the bundle's folder, and leaves in a file either the artifact's entry
+of the manifest or the error that it ended with.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
+import queue
 import signal
+import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit import errors
 from toolkit.errors import HandheldError
 from toolkit.schema import StrictModel
+
+if TYPE_CHECKING:
+    from export.handover import Material
 
 
 class Job(StrictModel):
@@ -46,16 +54,17 @@ class Answer(StrictModel):
     failure: Failure | None = None
 
 
-def run(message: str) -> None:
-    """The whole life of the process; `message` is a `Job` as JSON."""
-    main(Job.model_validate_json(message))
-    os._exit(0)  # what the libraries would tidy up at the end takes time, and goes wrong in some
-
-
-def main(job: Job) -> None:
-    """Make the artifact, and leave the answer."""
+def run() -> None:
+    """The whole life of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the one who started this ends it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+    while True:
+        do(jobs.get())
+
+
+def do(job: Job) -> None:
+    """Make an artifact, and leave the answer."""
     try:
         answer = Answer(artifact=_made(job))
     except Exception as error:  # noqa: BLE001  (raised again in the process that started this one)
@@ -65,19 +74,33 @@ def main(job: Job) -> None:
     unfinished.replace(job.answer)
 
 
+def _listen(jobs: queue.SimpleQueue[Job]) -> None:
+    """Pass the jobs on. The input closes when the process that started this one is done, and also however it dies."""
+    for line in sys.stdin.buffer:
+        jobs.put(Job.model_validate_json(line))
+    os._exit(0)  # what the libraries would tidy up at the end takes time, and goes wrong in some
+
+
 def _made(job: Job) -> str:
     import torch
 
-    from export import handover
     from export.pipeline import write_artifact
     from toolkit.quiet import hush_libraries
 
     hush_libraries()
     torch.set_num_threads(job.threads)
     target = pickle.loads(bytes.fromhex(job.target))
-    material = handover.read(job.material)
+    material = _read(job.material)
     with torch.no_grad():
         return write_artifact(target, job.bundle, material).model_dump_json()
+
+
+@functools.cache
+def _read(folder: Path) -> Material:
+    """The material, once for all jobs."""
+    from export import handover
+
+    return handover.read(folder)
 
 
 def _told(error: Exception) -> Failure:
@@ -89,10 +112,3 @@ def _told(error: Exception) -> Failure:
         named = None if error.filename is None else str(error.filename)
         kind, arguments = OSError.__name__, [error.errno, error.strerror, named]
     return Failure(kind=kind, arguments=arguments, trace=traceback.format_exc())
-
-
-def _end_with_parent() -> None:
-    """The standard input closes when the process that started this one ends, however it does."""
-    while os.read(0, 1):
-        pass
-    os._exit(1)

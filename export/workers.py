@@ -1,4 +1,4 @@
-"""Several artifacts at once, each made by a process of its own (`export.worker`), as many as memory allows."""
+"""Several artifacts at once, made by processes of their own (`export.worker`), as many as memory allows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -34,7 +34,7 @@ WORTHWHILE_OPERATORS = 300
 #: tracing and serializing make, and the activations of one call, PyTorch's and the artifact's.
 BASE_BYTES, WEIGHT_COPIES, ACTIVATION_COPIES = 1 << 30, 12, 3
 #: Prepares a worker's path before anything of ours is imported: it finds what the process that started it found.
-START = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from export import worker; worker.run(sys.argv[2])"
+START = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from export import worker; worker.run()"
 
 Done = Callable[[Target, Artifact], None]
 
@@ -48,7 +48,7 @@ class WorkerTraceback(Exception):
 
 @dataclass
 class Worker:
-    """A process that makes the artifact of one target."""
+    """A process that makes artifacts, at present that of `target`: `answer` is where it will say how that went."""
 
     target: Target
     process: subprocess.Popen[bytes]
@@ -58,29 +58,47 @@ class Worker:
 
 @dataclass
 class Crew:
-    """The workers of one export. `most` may run at once; each may need `bytes_each`."""
+    """The workers of one export. `most` may run at once; each may need `bytes_each`. Those that are `idle` take the
+    next target: a new process would import the libraries and read the material again."""
 
     material: Path
     bundle: Path
     most: int
     bytes_each: int
     running: list[Worker] = field(default_factory=list)
+    idle: list[Worker] = field(default_factory=list)
+
+    @property
+    def threads(self) -> int:
+        """How many threads each worker computes with."""
+        return max(1, (os.cpu_count() or 1) // self.most)
 
     def start(self, target: Target, message: bytes) -> None:
         """Begin with a target; `message` is its pickle."""
-        folder = self.material.parent
-        answer, noise = folder / f"{target.name}.json", folder / f"{target.name}.log"
-        threads = max(1, (os.cpu_count() or 1) // self.most)
-        job = Job(target=message.hex(), material=self.material, bundle=self.bundle, answer=answer, threads=threads)
-        command = [sys.executable, "-c", START, _path(), job.model_dump_json()]
-        temporary = folder / "tmp"  # what a worker leaves there goes with the folder, however it ends
+        answer = self.material.parent / f"{target.name}.json"
+        self.idle = [worker for worker in self.idle if worker.process.poll() is None]
+        worker = replace(self.idle.pop(), target=target, answer=answer) if self.idle else self._started(target, answer)
+        job = Job(target=message.hex(), material=self.material, bundle=self.bundle, answer=answer, threads=self.threads)
+        assert worker.process.stdin is not None
+        with suppress(BrokenPipeError):  # one that was killed this moment: `finished` says so
+            worker.process.stdin.write(job.model_dump_json().encode() + b"\n")
+            worker.process.stdin.flush()
+        self.running.append(worker)
+
+    def _started(self, target: Target, answer: Path) -> Worker:
+        temporary = self.material.parent / "tmp"  # what a worker leaves there goes with the folder, however it ends
         temporary.mkdir(exist_ok=True)
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TMPDIR": str(temporary)}
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "TMPDIR": str(temporary)}
+        noise = answer.with_suffix(".log")
         with noise.open("wb") as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
+                [sys.executable, "-c", START, _path()],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
             )
-        self.running.append(Worker(target, process, answer, noise))
+        return Worker(target, process, answer, noise)
 
     def has_room(self) -> bool:
         """Whether another worker may start now: always the first one, then as many as memory is left for."""
@@ -88,21 +106,23 @@ class Crew:
             return True
         if len(self.running) >= self.most:
             return False
-        claimed = sum(max(0, self.bytes_each - _resident(worker.process.pid)) for worker in self.running)
-        return available_bytes() - claimed >= self.bytes_each
+        busy = [*self.running, *self.idle[-1:]]  # the last of the idle ones would be the next to start
+        claimed = sum(max(0, self.bytes_each - _resident(worker.process.pid)) for worker in busy)
+        return available_bytes() - claimed >= (0 if self.idle else self.bytes_each)
 
     def finished(self) -> list[tuple[Target, Artifact]]:
-        """Artifacts of the workers that ended since the last call; raises the error of one that had one."""
-        ended = [worker for worker in self.running if worker.process.poll() is not None]
-        self.running = [worker for worker in self.running if worker not in ended]
-        return [(worker.target, _answered(worker)) for worker in ended]
+        """Artifacts that came since the last call; raises the error of a worker that had one, or that died."""
+        done = [worker for worker in self.running if worker.answer.is_file() or worker.process.poll() is not None]
+        self.running = [worker for worker in self.running if worker not in done]
+        self.idle += done
+        return [(worker.target, _answered(worker)) for worker in done]
 
     def end(self) -> None:
-        """Kill whatever still runs."""
-        for worker in self.running:
+        """End all workers, in the middle of whatever they do."""
+        for worker in (*self.running, *self.idle):
             worker.process.kill()
-        for worker in self.running:
-            worker.process.wait()
+        for worker in (*self.running, *self.idle):
+            worker.process.communicate()
 
 
 def make(

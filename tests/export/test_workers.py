@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -75,9 +76,21 @@ def test_material_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_of_their_own_make_the_same_artifacts(tmp_path: Path, new_children: Callable[[], set[int]]) -> None:
-    chosen = ["coreml-fp16", "onnx-fp32"]
+def test_processes_of_their_own_make_the_same_artifacts(
+    tmp_path: Path, new_children: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+
+    class Counted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            begun.append(self)
+
+    chosen = ["coreml-fp16", "onnx-fp32", "coreml-fp32"]
+    monkeypatch.setattr(subprocess, "Popen", Counted)
     apart = export.export(small_source(), chosen, tmp_path / "apart", jobs=2)
+    ours = [process for process in begun if "export import worker" in str(process.args)]
+    assert len(ours) == 2  # one of them made two
     here = export.export(small_source(), chosen, tmp_path / "here", jobs=1)
     assert [artifact.target for artifact in apart.artifacts] == chosen
     for ours, theirs in zip(apart.artifacts, here.artifacts, strict=True):
