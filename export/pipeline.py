@@ -68,24 +68,24 @@ def export(
 
     In `mode` "clip" one call takes a whole clip; in "stream" one latent frame and the states, for causal models.
     `shape` is a latent's (T, h, w) or images' (H, W), by default that of the source's example; artifacts then hold the
-    model for each of `further_shapes` too. With `tiling` the bundle also says how tiles
-    of longer clips and larger pictures must overlap, which takes minutes for large models.
-    `jobs` is how many targets are made at once, by default as many as cores and memory allow; `use_cache`, whether
-    artifacts that were made before are taken from there.
-    With a budget, the fewest layers of each artifact of lower precision keep the higher one that bring it to a PSNR of
-    `budget_db`, measured on all real inputs, which takes many conversions.
-    With `sdk` it also holds a Swift package and a Kotlin module for apps, as far as the targets fit them.
+    model for each of `further_shapes` too. With `tiling` the bundle also says how tiles of longer clips and larger
+    pictures must overlap, which takes minutes for large models. `jobs` is how many targets are made at once, by default
+    as many as cores and memory allow; `use_cache`, whether artifacts that were made before are taken from there. With a
+    budget, the fewest layers of each artifact of lower precision keep the higher one that bring it to a PSNR of
+    `budget_db`, measured on all real inputs, which takes many conversions. With `sdk` the bundle also holds a Swift
+    package and a Kotlin module for apps, as far as the targets fit them.
     Raises `UserError` on unknown targets, on several shapes for a target that holds one, and on models that cannot be
     lowered or streamed, `CheckFailed` where an artifact differs from PyTorch.
     """
     chosen = _chosen(targets, several=len(further_shapes) > 0, budget_db=budget_db, sdk=sdk)
-    with new_bundle(output) as folder, track("export", len(chosen) + 2) as progress, torch.no_grad():
+    early = workers.early(chosen, source.module, jobs)
+    with new_bundle(output) as folder, track("export", len(chosen) + 2) as progress, torch.no_grad(), early as begun:
         # 1. One lowered graph for all targets, proved equal to the module, with a real input and PyTorch's answer;
         #    and one more for every further size.
         progress.update(0, "lowering")
         material = replace(lowered(source, mode, [shape, *further_shapes], tiling), budget_db=budget_db)
         # 2. Each artifact: written, read back, compared, or taken from the cache; several at once.
-        artifacts = make_all(chosen, folder, material, progress, jobs, use_cache)
+        artifacts = make_all(chosen, folder, material, progress, jobs, use_cache, begun)
         # 3. What any device needs to check itself, the card, and the manifest over all of it.
         progress.update(len(chosen) + 1, "sealing")
         _save_samples(folder, material, chosen)
@@ -121,9 +121,17 @@ def verify(bundle: Path) -> dict[str, Parity]:
 
 
 def make_all(
-    targets: Sequence[Target], folder: Path, material: Material, progress: Tracker, jobs: int | None, use_cache: bool
+    targets: Sequence[Target],
+    folder: Path,
+    material: Material,
+    progress: Tracker,
+    jobs: int | None,
+    use_cache: bool,
+    begun: Sequence[workers.Process] = (),
 ) -> list[Artifact]:
     """The artifacts of all targets, in their order: from the cache, by processes of their own, or in this one.
+
+    Processes that were `begun` before are used first.
 
     A target that was added at run time is made in this process, and anew each time. Inputs on which an artifact passes
     although it is beyond its tolerance are logged as warnings, wherever it comes from.
@@ -150,8 +158,10 @@ def make_all(
     missing = [target for target in targets if target.name not in found]
     apart = [target for target in missing if target in known]
     most = workers.jobs(material, apart, jobs) if len(apart) > 1 else 1
+    for process in begun[most if most > 1 else 0 :]:
+        process.end()  # it would hold memory
     if most > 1:
-        workers.make(apart, folder, material, most, done, said)
+        workers.make(apart, folder, material, most, done, said, begun)
     for target in missing:
         if target.name not in found:
             said(target.name)

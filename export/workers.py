@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from torch import nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
@@ -30,11 +31,14 @@ from toolkit.errors import DeviceError, HandheldError
 SECONDS_BETWEEN_LOOKS = 0.1
 #: A process of its own is assumed to pay from this size on: below, starting Python and torch takes longer.
 WORTHWHILE_OPERATORS = 300
+#: A model of so many modules is taken to become so many operators, before it is lowered.
+WORTHWHILE_MODULES = 150
 #: What a conversion is assumed to need at most: an interpreter with its libraries, the copies of the weights that
 #: tracing and serializing make, and the activations of one call, PyTorch's and the artifact's.
 BASE_BYTES, WEIGHT_COPIES, ACTIVATION_COPIES = 1 << 30, 12, 3
 #: Prepares a worker's path before anything of ours is imported: it finds what the process that started it found.
 START = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from export import worker; worker.run()"
+PREFIX = "handheld-export-"
 
 Done = Callable[[Target, Artifact], None]
 
@@ -47,13 +51,30 @@ class WorkerTraceback(Exception):
 
 
 @dataclass
+class Process:
+    """A process that makes artifacts, one after the other; `noise` is what it prints."""
+
+    popen: subprocess.Popen[bytes]
+    noise: Path
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can take another target."""
+        return self.popen.poll() is None
+
+    def end(self) -> None:
+        """Kill it, whatever it does."""
+        self.popen.kill()
+        self.popen.communicate()
+
+
+@dataclass
 class Worker:
-    """A process that makes artifacts, at present that of `target`: `answer` is where it will say how that went."""
+    """A process at the artifact of `target`; `answer` is where it will say how that went."""
 
     target: Target
-    process: subprocess.Popen[bytes]
+    process: Process
     answer: Path
-    noise: Path
 
 
 @dataclass
@@ -65,40 +86,25 @@ class Crew:
     bundle: Path
     most: int
     bytes_each: int
+    idle: list[Process] = field(default_factory=list)
     running: list[Worker] = field(default_factory=list)
-    idle: list[Worker] = field(default_factory=list)
-
-    @property
-    def threads(self) -> int:
-        """How many threads each worker computes with."""
-        return max(1, (os.cpu_count() or 1) // self.most)
 
     def start(self, target: Target, message: bytes) -> None:
         """Begin with a target; `message` is its pickle."""
-        answer = self.material.parent / f"{target.name}.json"
-        self.idle = [worker for worker in self.idle if worker.process.poll() is None]
-        worker = replace(self.idle.pop(), target=target, answer=answer) if self.idle else self._started(target, answer)
-        job = Job(target=message.hex(), material=self.material, bundle=self.bundle, answer=answer, threads=self.threads)
-        assert worker.process.stdin is not None
+        folder, threads = self.material.parent, _threads(self.most)
+        self.idle = [process for process in self.idle if process.is_alive]
+        worker = Worker(
+            target, self.idle.pop() if self.idle else _begun(folder, threads), folder / f"{target.name}.json"
+        )
+        job = Job(
+            target=message.hex(), material=self.material, bundle=self.bundle, answer=worker.answer, threads=threads
+        )
+        stdin = worker.process.popen.stdin
+        assert stdin is not None
         with suppress(BrokenPipeError):  # one that was killed this moment: `finished` says so
-            worker.process.stdin.write(job.model_dump_json().encode() + b"\n")
-            worker.process.stdin.flush()
+            stdin.write(job.model_dump_json().encode() + b"\n")
+            stdin.flush()
         self.running.append(worker)
-
-    def _started(self, target: Target, answer: Path) -> Worker:
-        temporary = self.material.parent / "tmp"  # what a worker leaves there goes with the folder, however it ends
-        temporary.mkdir(exist_ok=True)
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "TMPDIR": str(temporary)}
-        noise = answer.with_suffix(".log")
-        with noise.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", START, _path()],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
-        return Worker(target, process, answer, noise)
 
     def has_room(self) -> bool:
         """Whether another worker may start now: always the first one, then as many as memory is left for."""
@@ -106,36 +112,83 @@ class Crew:
             return True
         if len(self.running) >= self.most:
             return False
-        busy = [*self.running, *self.idle[-1:]]  # the last of the idle ones would be the next to start
-        claimed = sum(max(0, self.bytes_each - _resident(worker.process.pid)) for worker in busy)
+        # where there is an idle process, it would be the next to start
+        busy = [*(worker.process for worker in self.running), *self.idle[-1:]]
+        claimed = sum(max(0, self.bytes_each - _resident(process.popen.pid)) for process in busy)
         return available_bytes() - claimed >= (0 if self.idle else self.bytes_each)
 
     def finished(self) -> list[tuple[Target, Artifact]]:
         """Artifacts that came since the last call; raises the error of a worker that had one, or that died."""
-        done = [worker for worker in self.running if worker.answer.is_file() or worker.process.poll() is not None]
+        done = [worker for worker in self.running if worker.answer.is_file() or not worker.process.is_alive]
         self.running = [worker for worker in self.running if worker not in done]
-        self.idle += done
+        self.idle += [worker.process for worker in done]
         return [(worker.target, _answered(worker)) for worker in done]
 
     def end(self) -> None:
-        """End all workers, in the middle of whatever they do."""
-        for worker in (*self.running, *self.idle):
-            worker.process.kill()
-        for worker in (*self.running, *self.idle):
-            worker.process.communicate()
+        """End all processes, in the middle of whatever they do."""
+        for process in (*self.idle, *(worker.process for worker in self.running)):
+            process.end()
+
+
+@contextmanager
+def early(targets: Sequence[Target], module: nn.Module, asked: int | None) -> Iterator[list[Process]]:
+    """Processes that import the libraries while `module` is being lowered, which leaves cores free: as many as `jobs`
+    will most likely say, and none where that is one. They end with the context, if they were not needed."""
+    most = min(len(targets), asked or os.cpu_count() or 1)
+    is_large = sum(1 for _ in module.modules()) >= WORTHWHILE_MODULES
+    if most < 2 or not (is_large or asked) or available_bytes() < most * BASE_BYTES:
+        yield []
+        return
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+        processes = [_begun(Path(folder), _threads(most)) for _ in range(most)]
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                process.end()
+
+
+def _begun(folder: Path, threads: int) -> Process:
+    """A process that waits for its first target, and leaves what it leaves in `folder`."""
+    temporary = folder / "tmp"  # it goes with the folder, however the process ends
+    temporary.mkdir(exist_ok=True)
+    handle, noise = tempfile.mkstemp(suffix=".log", dir=folder)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TMPDIR": str(temporary)}
+    with os.fdopen(handle, "wb") as log:
+        popen = subprocess.Popen(
+            [sys.executable, "-c", START, _path()],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+    return Process(popen, Path(noise))
+
+
+def _threads(most: int) -> int:
+    """How many threads each of `most` processes computes with."""
+    return max(1, (os.cpu_count() or 1) // most)
 
 
 def make(
-    targets: Sequence[Target], bundle: Path, material: Material, most: int, done: Done, said: Callable[[str], None]
+    targets: Sequence[Target],
+    bundle: Path,
+    material: Material,
+    most: int,
+    done: Done,
+    said: Callable[[str], None],
+    begun: Sequence[Process] = (),
 ) -> None:
     """Make the artifacts of `targets`, every one of which `portable` takes, in the folder `bundle`.
+
+    Processes that were `begun` before are used first.
 
     `done` is called with every artifact, `said` with the names of those under way. The first error, and Ctrl-C, end all
     workers; errors are raised as they came up there. Raises `DeviceError` where a worker is killed.
     """
     # ExecuTorch's take longest by far: they begin first
     waiting = sorted(targets, key=lambda target: not target.name.startswith("executorch"))
-    with _crew(bundle, material, min(most, len(waiting))) as crew:
+    with _crew(bundle, material, min(most, len(waiting)), begun) as crew:
         traced = False
         while waiting or crew.running:
             while waiting and crew.has_room():
@@ -153,12 +206,12 @@ def make(
 
 
 @contextmanager
-def _crew(bundle: Path, material: Material, most: int) -> Iterator[Crew]:
-    with tempfile.TemporaryDirectory(prefix="handheld-export-") as folder:
+def _crew(bundle: Path, material: Material, most: int, begun: Sequence[Process]) -> Iterator[Crew]:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         stored = Path(folder) / "material"
         stored.mkdir()
         handover.write(stored, material)
-        crew = Crew(stored, bundle, most, bytes_needed(material))
+        crew = Crew(stored, bundle, most, bytes_needed(material), list(begun))
         try:
             yield crew
         finally:
@@ -251,7 +304,7 @@ def _raised(failure: Failure) -> Exception:
 
 def _died(worker: Worker) -> DeviceError:
     """The error of a worker that left no answer."""
-    code = worker.process.returncode
+    code = worker.process.popen.returncode
     if code == -signal.SIGKILL:
         return DeviceError(
             f"{worker.target.name}: its conversion was killed, most likely for want of memory; "
@@ -261,6 +314,6 @@ def _died(worker: Worker) -> DeviceError:
         how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
     except ValueError:
         how = f"with code {code}"
-    last = worker.noise.read_text(errors="replace").strip().splitlines()[-1:]
+    last = worker.process.noise.read_text(errors="replace").strip().splitlines()[-1:]
     reason = f" ({last[0][:200]})" if last else ""
     return DeviceError(f"{worker.target.name}: its conversion ended {how}{reason}; export with --jobs 1")

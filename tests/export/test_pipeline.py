@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -15,7 +16,9 @@ from torch import nn
 
 import devices
 import export
-from export import parity, targets
+from export import calls, parity, targets
+from export.calls import clip_call
+from export.lowering import lower
 from export.sources import Source, fit, from_run
 from export.targets import Conversion, Session, Target, Written
 from tests.conftest import LATENT_MEAN, LATENT_STD, TARGETS, Apply
@@ -270,6 +273,37 @@ def test_a_model_whose_rounding_is_too_large_to_prove_anything_is_refused_with_t
     source = Source("chaotic", chaotic, (torch.rand(1, 3, 4, 6, 8),), "module", "Apply")
     with pytest.raises(CheckFailed, match="rounding alone changes"):
         export.export(source, ["onnx-fp32"], tmp_path / "bundle")
+
+
+class Amplified(nn.Module):
+    """A sine of a convolution, a hundredfold: fp32 answers are off by more than 1e-5 of scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv3d(3, 3, 3, padding=1)
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        return torch.sin(100 * self.conv(video))
+
+
+@pytest.mark.parametrize("error", [0, 1e-6])
+@torch.no_grad()
+def test_a_model_that_amplifies_rounding_is_lowered_by_its_fp64_numbers(
+    error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lower_wrongly(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> nn.Module:
+        changed = copy.deepcopy(module)
+        changed.conv.weight *= 1 + error
+        return lower(changed, examples)
+
+    monkeypatch.setattr(calls, "lower", lower_wrongly)
+    source = Source("amplified", Amplified(), (torch.rand(1, 3, 4, 32, 32),), "module", "Amplified", ("video",), ())
+    if error:
+        with pytest.raises(CheckFailed, match="lowering changed the model"):
+            clip_call(source)
+    else:
+        clip_call(source)
 
 
 def convert_sizes(conversion: Conversion, path: Path) -> Written:

@@ -209,7 +209,7 @@ def test_no_more_start_than_memory_holds_and_always_one(tmp_path: Path, monkeypa
     monkeypatch.setattr(workers, "available_bytes", lambda: 25)
     monkeypatch.setattr(workers, "_resident", lambda _pid: 4)
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        worker = workers.Worker(targets.find_target("onnx-fp32"), process, tmp_path, tmp_path)
+        worker = workers.Worker(targets.find_target("onnx-fp32"), workers.Process(process, tmp_path), tmp_path)
         starts = 0
         while crew.has_room():
             crew.running.append(worker)
