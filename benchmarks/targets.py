@@ -3,7 +3,7 @@
 The demo's student as it ships, a mobile student and the published LTX layout with random weights, and the flow student
 that ships. Of every artifact: its size, its parity and how that was shown, the share inside delegates (planned), the
 seconds that writing and proving it takes from the lowered graph on, and p50 where a runtime of this host executes it:
-all artifacts of a model in turn, with equally many threads. Results of models that were not named stay.
+all artifacts of a model in turn, with equally many threads. Results of what was not named stay.
 
 A precision that loses too much is exported again with a budget at its tolerance; the table says how many layers that
 keeps. Bars: every target of every model holds its tolerance; int8 is faster than fp32 in ONNX Runtime and in
@@ -97,18 +97,24 @@ def measure(name: str, targets: Sequence[str], folder: Path) -> list[Row]:
             try:
                 artifact = made(target, folder, material)
             except HandheldError as error:
-                rows[target] = Row(name, target, why=str(error))
+                rows[target] = keep(Row(name, target, why=str(error)))
                 console.print(f"{name}: {target}: {error}", markup=False, soft_wrap=True, highlight=False)
                 continue
-            rows[target] = row(name, artifact, time.perf_counter() - start)
+            rows[target] = keep(row(name, artifact, time.perf_counter() - start))
             console.print(f"{name}: {target}: {artifact.parity}", markup=False, soft_wrap=True, highlight=False)
             if artifact.parity.how == "executed":
                 inputs = [material.call.sample[info.name] for info in artifact.inputs]
                 calls[target] = RUNTIMES[target.split("-")[0]](folder / artifact.path, inputs, THREADS)
     times = interleaved(calls, ROUNDS)
-    rows |= {target: replace(rows[target], p50_ms=statistics.median(taken)) for target, taken in times.items()}
+    rows |= {target: keep(replace(rows[target], p50_ms=statistics.median(taken))) for target, taken in times.items()}
     explain_int8(name, rows, calls)
     return list(rows.values())
+
+
+def keep(r: Row) -> Row:
+    """The row, which is in the results from now on: a model's rows take up to an hour."""
+    results_file.update("targets", "name", [{"name": f"{r.model} {r.target}", **asdict(r)}])
+    return r
 
 
 def made(name: str, folder: Path, material: Material) -> Artifact:
@@ -211,7 +217,6 @@ def main(arguments: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory() as folder:
             rows += measure(name, targets, Path(folder))
     print_rows(rows)
-    results_file.update("targets", "name", [{"name": f"{r.model} {r.target}", **asdict(r)} for r in rows])
     return print_bars(bars(rows))
 
 

@@ -24,6 +24,8 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from export.coreml_write import Form, tensor_inputs, tensor_outputs, write
+from export.graphs import coordinates
+from export.reductions import LAYERS, adds_up
 from export.targets import Conversion, Written
 from toolkit.errors import UserError
 
@@ -68,12 +70,35 @@ class _Quantizer(CoreMLQuantizer):  # type: ignore[misc]  # its package has no t
                 annotator(model, config, filter_fn)
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        """Say of every node how it is quantized, but of the wide ones."""
+        """Say of every node how it is quantized, but of the wide ones, of norms, and of a sampling's coordinates."""
         annotated: fx.GraphModule = super().annotate(model)
+        spared = norms_of(annotated.graph) | coordinates(annotated.graph.nodes)
         for node in annotated.graph.nodes:
-            if node.name in self.wide:
+            if node.name in self.wide or node in spared:
                 node.meta.pop(Q_ANNOTATION_KEY, None)
         return annotated
+
+
+def norms_of(graph: fx.Graph) -> set[fx.Node]:
+    """What makes up norms by `rsqrt`: from the squares on, which 8 bits do not hold, to the products with the result.
+
+    The smallest of 255 levels is 0, of which `rsqrt` makes an infinity.
+    """
+    roots = [node for node in graph.nodes if node.target is torch.ops.aten.rsqrt.default]
+    found = {user for root in roots for user in root.users}
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node.op == "call_function" and node not in found and (adds_up(node) or str(node.target) not in LAYERS):
+            found.add(node)
+            waiting += [] if _is_square(node) else node.all_input_nodes
+    return found
+
+
+def _is_square(node: fx.Node) -> bool:
+    return node.target is torch.ops.aten.pow.Tensor_Scalar or (
+        node.target is torch.ops.aten.mul.Tensor and node.args[0] is node.args[1]
+    )
 
 
 def convert_w8a8(conversion: Conversion, path: Path, form: Form) -> Written:

@@ -21,6 +21,7 @@ from executorch.exir.backend.utils import get_delegates
 from executorch.runtime import Runtime, Verification
 from torch.export import ExportedProgram
 
+from export.graphs import operator_name
 from export.lowering.nested import tensors_in
 from export.targets import FP32, Conversion, Session, Target, Written, add_target
 from toolkit.errors import CheckFailed, unknown_name
@@ -28,7 +29,6 @@ from toolkit.quiet import native_stderr_hidden
 
 FORWARD = "forward"
 NOT_OPERATORS = ("executorch_call_delegate", "getitem")
-NAMESPACES = ("aten::", "dim_order_ops::", "quantized_decomposed::", "et_vk::")
 
 
 @dataclass(frozen=True)
@@ -151,15 +151,8 @@ def _graphs(edge: EdgeProgramManager, method: str) -> tuple[torch.fx.Graph, list
 
 
 def _operators(graph: torch.fx.Graph) -> list[str]:
-    names = [_name(node.target) for node in graph.nodes if node.op == "call_function"]
+    names = [operator_name(node.target) for node in graph.nodes if node.op == "call_function"]
     return [name for name in names if name not in NOT_OPERATORS]
-
-
-def _name(target: Any) -> str:
-    found = str(getattr(target, "_name", None) or getattr(target, "__name__", str(target)))
-    for namespace in NAMESPACES:
-        found = found.removeprefix(namespace)
-    return found.split(".")[0]
 
 
 XNNPACK = Delegate("xnnpack", "XNNPACK", XnnpackPartitioner, shuffles_spelt_out)

@@ -23,6 +23,7 @@ from export import executorch, mil_reference
 from export.coreml_payload import unpack
 from export.executorch import FORWARD, Delegate, methods
 from export.executorch_reference import Tensors, open_delegated
+from export.executorch_sparing import Sparing
 from export.targets import FP16, Conversion, Session, Target, Written, add_target
 from toolkit.errors import UserError
 
@@ -71,7 +72,7 @@ class _Package:
         return [torch.from_numpy(array) for array in mil_reference.evaluate(self._program, given)]
 
 
-def _partitioner() -> CoreMLPartitioner:
+def _partitioner() -> Sparing:
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     logging.getLogger("executorch").setLevel(logging.ERROR)
     specs = CoreMLBackend.generate_compile_specs(
@@ -80,7 +81,7 @@ def _partitioner() -> CoreMLPartitioner:
     # one package a method: what joins them wants methods of equally many delegates
     sharing = MULTIMETHOD_WEIGHT_SHARING_STRATEGY.DISABLED
     specs.append(CoreMLBackend.generate_multimethod_weight_sharing_strategy_compile_spec(sharing))
-    return CoreMLPartitioner(compile_specs=specs)
+    return Sparing(CoreMLPartitioner(compile_specs=specs))
 
 
 COREML = Delegate("coreml", "Core ML", _partitioner, lambda program: program)

@@ -6,6 +6,7 @@ what was written and the effect of fp16; it says nothing of the runtime, the acc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -54,8 +55,12 @@ class Method:
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The method's outputs; raises `CheckFailed` on an instruction that is not known here."""
         values: dict[int, Any] = {}
+        self._memory = [torch.zeros(size, dtype=torch.uint8) for size in self._plan.non_const_buffer_sizes]
         for place, array in zip(self._plan.inputs, inputs, strict=True):
-            values[place] = torch.from_numpy(np.array(array))
+            taken = self._value(place, values)
+            if tuple(taken.shape) != array.shape:
+                raise CheckFailed(f"ExecuTorch reference: takes {tuple(taken.shape)} where it was given {array.shape}")
+            taken.copy_(torch.from_numpy(np.array(array)))
         for instruction in self._plan.chains[0].instructions:
             call = instruction.instr_args
             if isinstance(call, schema.DelegateCall):
@@ -68,7 +73,7 @@ class Method:
                 raise CheckFailed(
                     f"ExecuTorch reference: {type(call).__name__} is not known, so parity cannot be shown"
                 )
-        return [self._value(place, values).numpy() for place in self._plan.outputs]
+        return [self._value(place, values).numpy().copy() for place in self._plan.outputs]
 
     def _delegate(self, call: schema.DelegateCall, values: dict[int, Any]) -> None:
         tensors = [self._value(place, values) for place in call.args]
@@ -97,9 +102,10 @@ class Method:
         if isinstance(value, schema.Tensor):
             shape, dtype = tuple(value.sizes), DTYPES[value.scalar_type]
             if not value.data_buffer_idx:
-                return torch.zeros(shape, dtype=dtype)
+                return self._planned(value, shape, dtype)
             content = self._file.program.constant_buffer[value.data_buffer_idx].storage
-            return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape).clone()
+            # the file pads what follows a small constant
+            return torch.frombuffer(bytearray(content), dtype=dtype)[: math.prod(shape)].reshape(shape).clone()
         if isinstance(value, schema.IntList | schema.TensorList | schema.OptionalTensorList):
             return [None if place < 0 else self._value(place, values) for place in value.items]
         if isinstance(value, schema.BoolList | schema.DoubleList):
@@ -108,6 +114,15 @@ class Method:
             return None
         (content,) = vars(value).values()  # Int, Bool, Double, String
         return content
+
+    def _planned(self, value: schema.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A tensor where the file's memory plan puts it: views share the place of what they show, without a word."""
+        plan = value.allocation_info
+        if plan is None:
+            return torch.zeros(shape, dtype=dtype)
+        start = (plan.memory_offset_high << 32) + plan.memory_offset_low
+        room = self._memory[plan.memory_id][start : start + math.prod(shape) * dtype.itemsize]
+        return room.view(dtype).reshape(shape)
 
 
 def _torch_kernel(name: str, overload: str) -> Any:

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from export import executorch
 from export.executorch import FORWARD, Delegate, methods
 from export.executorch_reference import open_delegated
+from export.executorch_sparing import Sparing
 from export.executorch_vulkan_graph import VulkanPartitioner, open_graph
 from export.lowering.lower import program_of
 from export.lowering.unrolled import unroll
@@ -64,6 +65,6 @@ def _batched(program: ExportedProgram) -> bool:
     return any(isinstance(x, fx.Node) and x.meta["val"].shape[0] != 1 for x in taken)
 
 
-VULKAN = Delegate("vulkan", "Vulkan", lambda: VulkanPartitioner({"force_fp16": True}), frame_by_frame)
+VULKAN = Delegate("vulkan", "Vulkan", lambda: Sparing(VulkanPartitioner({"force_fp16": True})), frame_by_frame)
 
 add_target(Target(TARGET, "model-vulkan.pte", FP16, convert, load, open_size=open_method, one_precision=True))

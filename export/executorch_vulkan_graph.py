@@ -107,7 +107,10 @@ class Graph:
 
 
 def _kernel(name: str) -> Any:
-    packet, _, overload = name.removeprefix("aten.").removeprefix("et_vk.").partition(".")
+    bare = name
+    for namespace in NAMESPACES:
+        bare = bare.removeprefix(f"{namespace}.")
+    packet, _, overload = bare.partition(".")
     for namespace in NAMESPACES:
         found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload or "default", None)
         if isinstance(found, torch._ops.OpOverload) and _is_plain(found):
@@ -123,6 +126,8 @@ def _is_plain(kernel: torch._ops.OpOverload) -> bool:
 def _call(kernel: Any, arguments: list[Any]) -> Any:
     positional, keywords = [], {}
     for argument, value in zip(kernel._schema.arguments, arguments, strict=True):
+        if isinstance(value, float) and value.is_integer() and "int" in str(argument.type):
+            value = int(value)  # the graph keeps equal numbers once, as whichever came first
         if argument.kwarg_only:
             keywords[argument.name] = value
         else:

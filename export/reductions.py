@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from export.coreml_compress import THRESHOLD
+from export.graphs import SAMPLERS, coordinates, operator_name
 from toolkit.errors import UserError
 
 #: Layers: where the input stands among the arguments, where the weight, and the weight's axis of output channels.
@@ -125,18 +126,9 @@ def _largest_weight(node: fx.Node, computed: Collection[fx.Node]) -> int:
 
 def _predictors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """The layers nearest before the coordinates of a grid_sample."""
-    found: set[fx.Node] = set()
-    seen: set[fx.Node] = set()
-    waiting = [node.args[1] for node in nodes if "grid_sampler" in str(node.target)]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, fx.Node) and node not in seen:
-            seen.add(node)
-            if _is_layer(node):
-                found.add(node)
-            else:
-                waiting += node.all_input_nodes
-    return found
+    found = coordinates(nodes)
+    taken = [arg for n in found for arg in (n.args[1:2] if operator_name(n.target) in SAMPLERS else n.all_input_nodes)]
+    return {node for node in taken if isinstance(node, fx.Node) and _is_layer(node)}
 
 
 def reduction_of(target: str) -> Reduction:

@@ -88,6 +88,8 @@ class InputCheck(StrictModel):
 #: How many times PyTorch's own fp32 rounding an fp32 artifact may be off where that is more than its tolerance: both
 #: round, in different orders.
 ROUNDINGS = 4
+#: The largest value of a picture in 8 bits.
+LEVELS = 255
 
 
 class TaskMetric(StrictModel):
@@ -139,7 +141,10 @@ class Execution:
 
 
 def compare(execution: Execution, expected: Sequence[np.ndarray], tolerance: Tolerance) -> Parity:
-    """The worst difference over all outputs. A missing output, another shape or a NaN never passes."""
+    """The worst difference over all outputs. A missing output, another shape or a NaN never passes.
+
+    PSNR is against the range of an output's expected values, of pictures in 8 bits against their 255.
+    """
     outputs = execution.outputs
     fits = len(outputs) == len(expected) and all(a.shape == b.shape for a, b in zip(outputs, expected, strict=True))
     max_abs, scale, psnr_db = None, 0.0, None
@@ -148,7 +153,8 @@ def compare(execution: Execution, expected: Sequence[np.ndarray], tolerance: Tol
         pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(outputs, expected, strict=True)]
         differences = [(float(np.abs(a - b).max()), float(np.abs(b).max())) for a, b in pairs]
         max_abs, scale = max(differences, key=lambda d: d[0] / d[1] if d[1] else d[0])
-        worst = min(_psnr(a, b) for a, b in pairs)
+        peaks = [LEVELS if right.dtype == np.uint8 else float(right.max() - right.min()) for right in expected]
+        worst = min(_psnr(a, b, peak) for (a, b), peak in zip(pairs, peaks, strict=True))
         psnr_db = round(worst, 2) if math.isfinite(worst) else None
         if tolerance.max_share is not None:
             passed = max_abs <= tolerance.max_share * scale
@@ -165,8 +171,7 @@ def compare(execution: Execution, expected: Sequence[np.ndarray], tolerance: Tol
     )
 
 
-def _psnr(actual: np.ndarray, expected: np.ndarray) -> float:
-    peak = float(expected.max() - expected.min())
+def _psnr(actual: np.ndarray, expected: np.ndarray, peak: float) -> float:
     error = float(np.mean((actual - expected) ** 2))
     if error == 0:
         return math.inf
