@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from export.lowering import LoweredModule, lower
 from export.lowering.lower import program_of, to_frames, to_video
@@ -72,17 +73,19 @@ class Call:
 
 
 class FramesFirst(nn.Module):
-    """A model as artifacts see it: frames `(T, C, H, W)` where it takes or gives videos `(1, C, T, H, W)`."""
+    """A model as artifacts see it: frames `(T, C, H, W)` where it takes or gives videos `(1, C, T, H, W)`.
+
+    Results in dictionaries and nested tuples come in the order in which `torch.export` lists them.
+    """
 
     def __init__(self, module: nn.Module, inputs: Sequence[bool], outputs: Sequence[bool]) -> None:
         super().__init__()
         self.module, self.inputs, self.outputs = module, list(inputs), list(outputs)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The module's results, always as a tuple."""
+        """The module's results, always as a flat tuple."""
         given = [to_video(t) if is_video else t for t, is_video in zip(tensors, self.inputs, strict=True)]
-        results = self.module(*given)
-        results = [results] if isinstance(results, torch.Tensor) else results
+        results = tree_leaves(self.module(*given))
         return tuple(to_frames(r) if is_video else r for r, is_video in zip(results, self.outputs, strict=True))
 
 

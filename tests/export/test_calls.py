@@ -149,3 +149,19 @@ def test_a_lowering_that_changes_the_numbers_is_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(calls, "lower", lambda *given: Off(lower(*given), float("nan")))
     with pytest.raises(CheckFailed, match="lowering changed the model"):
         clip_call(source)
+
+
+class Named(nn.Module):
+    """Gives a video and its mean by name, one of them in a list."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+        return {"video": torch.tanh(x), "means": [x.mean(dim=(2, 3, 4))]}
+
+
+@torch.no_grad()
+def test_results_in_a_dictionary_and_in_a_list_are_outputs_in_their_order() -> None:
+    latent = latents((2, 4, 4))[0]
+    call = clip_call(Source("named", Named(), (latent,), "module", "Named", ("video",), ()))
+    assert [info.name for info in call.outputs] == ["output_0", "output_1"]
+    assert np.array_equal(call.sample["output_0"], to_frames(torch.tanh(latent)).numpy())
+    assert np.allclose(call.sample["output_1"], latent.mean(dim=(2, 3, 4)).numpy(), atol=1e-6)
