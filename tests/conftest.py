@@ -14,6 +14,7 @@ import torch
 import yaml
 from hypothesis import settings
 from torch import nn
+from torch.nn import functional as F
 
 TINY_VAE: dict[str, Any] = {
     "latent_channels": 4,
@@ -53,6 +54,21 @@ class Apply(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.function(x)
+
+
+class Warp(nn.Module):
+    """A picture's features, looked up where a convolution says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.flow = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 2, 3, padding=1)
+        self.last = nn.Conv2d(8, 3, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        rows, columns = (torch.linspace(-1, 1, size) for size in image.shape[2:])
+        places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))[None]
+        grid = (places + 0.1 * torch.tanh(self.flow(image))).permute(0, 2, 3, 1)
+        return torch.relu(self.last(F.grid_sample(self.features(image), grid, align_corners=True)))
 
 
 def write_clip(path: Path, frames: int = 20, height: int = 48, width: int = 64) -> Path:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from export.coreml_write import read
+from export.guarded import converted
+from export.targets import Conversion, find_target
 from tests.export import coreml_nets as nets
 from toolkit.errors import UserError
 
@@ -27,3 +31,28 @@ def test_weights_and_activations_have_8_bits_but_those_of_wide_nodes(tmp_path: P
 def test_there_must_be_something_to_calibrate_on(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="coreml-w8a8: has no inputs to calibrate on"):
         nets.write("coreml-w8a8", tmp_path, calibration=())
+
+
+class Normed(nn.Module):
+    """A convolution, normed over channels; where it gives nothing, only the epsilon is under the root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(x * torch.rsqrt((x * x).sum(1, keepdim=True) + 1e-6))
+
+
+@torch.no_grad()
+def test_norms_stay_out_of_8_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, x = Normed().eval(), torch.randn(1, 3, 12, 16)
+    network.first.bias -= 0.5
+    assert (torch.relu(network.first(x)) == 0).all(1).any()
+    target = find_target("coreml-w8a8")
+    path = tmp_path / target.file_name
+    conversion = Conversion(torch.export.export(network, (x,)), ["x", "y"], calibration=[[x.numpy()]])
+    converted(target, conversion, path)
+    assert nets.psnr(target.open(path).call([x.numpy()])[0], network(x).numpy()) > 30

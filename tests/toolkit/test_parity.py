@@ -37,6 +37,13 @@ def test_reports_greatest_difference_scale_and_psnr_as_numpy_computes_them(seed:
     assert parity.passed == (np.abs(difference).max() <= 0.25 * np.abs(expected).max())
 
 
+def test_pictures_are_judged_against_all_of_their_255_levels() -> None:
+    grey, off_by_one = np.array([127, 128], dtype=np.uint8), np.array([128, 128], dtype=np.uint8)
+    parity = judge([off_by_one], [grey], DECIBELS)
+    assert parity.psnr_db == pytest.approx(20 * math.log10(255) + 10 * math.log10(2), abs=0.006)
+    assert parity.passed
+
+
 def test_says_how_and_where_the_output_came_about() -> None:
     parity = compare(Execution([array(1.0)], "reference-evaluated", "MIL reference"), [array(1.0)], SHARE)
     assert (parity.how, parity.runtime) == ("reference-evaluated", "MIL reference")
