@@ -24,8 +24,8 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from export.coreml_write import Form, tensor_inputs, tensor_outputs, write
-from export.graphs import coordinates
-from export.reductions import LAYERS, adds_up
+from export.graphs import coordinates, operator_name
+from export.reductions import LAYERS, adds_up, attribute
 from export.targets import Conversion, Written
 from toolkit.errors import UserError
 
@@ -70,13 +70,69 @@ class _Quantizer(CoreMLQuantizer):  # type: ignore[misc]  # its package has no t
                 annotator(model, config, filter_fn)
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        """Say of every node how it is quantized, but of the wide ones, of norms, and of a sampling's coordinates."""
+        """Say of every node how it is quantized, but of the wide ones, of norms, of a sampling's coordinates, and of
+        the activations and sums after any of them."""
         annotated: fx.GraphModule = super().annotate(model)
         spared = norms_of(annotated.graph) | coordinates(annotated.graph.nodes)
-        for node in annotated.graph.nodes:
-            if node.name in self.wide or node in spared:
-                node.meta.pop(Q_ANNOTATION_KEY, None)
+        spared |= {node for node in annotated.graph.nodes if node.name in self.wide or _has_constant(node)}
+        spared |= {user for node in spared for user in node.users if operator_name(user.target) in ACTIVATIONS}
+        spared |= {user for node in spared for user in node.users if operator_name(user.target) == "add"}
+        for node in spared:
+            node.meta.pop(Q_ANNOTATION_KEY, None)
         return annotated
+
+
+def fold(module: fx.GraphModule) -> None:
+    """Make factors and offsets of each channel, which batch norms become, part of the convolution before them.
+
+    Else 8 bits would hold what is between them too, whose range differs from channel to channel.
+    """
+    for node in list(module.graph.nodes):
+        if node.target not in (torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor) or node.kwargs:
+            continue
+        layer, constant = node.args
+        if not (_is_conv(layer) and len(layer.users) == 1 and isinstance(constant, fx.Node)):
+            continue
+        if constant.op != "get_attr" or attribute(constant).shape != (1, layer.meta["val"].shape[1], 1, 1):
+            continue
+        _fold_one(module, layer, attribute(constant).flatten(), is_factor=node.target is torch.ops.aten.mul.Tensor)
+        node.replace_all_uses_with(layer)
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _fold_one(module: fx.GraphModule, layer: fx.Node, values: torch.Tensor, *, is_factor: bool) -> None:
+    """Give a convolution weights and biases of its own, with a factor or an offset for each output channel in them."""
+    x, weight, *others = layer.args
+    assert isinstance(weight, fx.Node)
+    bias = others[0] if others else None
+    weights = attribute(weight).detach()
+    biases = attribute(bias).detach() if isinstance(bias, fx.Node) else torch.zeros_like(values)
+    changed = {"bias": biases + values}
+    if is_factor:
+        changed = {"weight": weights * values.reshape(-1, 1, 1, 1), "bias": biases * values}
+    with module.graph.inserting_before(layer):
+        for name, tensor in changed.items():
+            place = f"folded_{layer.name}_{name}"
+            module.register_buffer(place, tensor)
+            module.graph.get_attr(place).meta["val"] = tensor
+    made = {node.target: node for node in module.graph.nodes if node.op == "get_attr"}
+    layer.args = (
+        x,
+        made.get(f"folded_{layer.name}_weight", weight),
+        made[f"folded_{layer.name}_bias"],
+        *others[1:],
+    )
+
+
+def _is_conv(node: object) -> bool:
+    return (
+        isinstance(node, fx.Node)
+        and node.target is torch.ops.aten.conv2d.default
+        and isinstance(node.args[1], fx.Node)
+        and node.args[1].op == "get_attr"
+    )
 
 
 def norms_of(graph: fx.Graph) -> set[fx.Node]:
@@ -93,6 +149,12 @@ def norms_of(graph: fx.Graph) -> set[fx.Node]:
             found.add(node)
             waiting += [] if _is_square(node) else node.all_input_nodes
     return found
+
+
+def _has_constant(node: fx.Node) -> bool:
+    """Whether a sum or product has one operand that nothing computes: it is cheap, and in 8 bits only loses."""
+    binary = node.target in (torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor)
+    return binary and not all(isinstance(arg, fx.Node) and arg.op != "get_attr" for arg in node.args)
 
 
 def _is_square(node: fx.Node) -> bool:
@@ -113,7 +175,10 @@ def convert_w8a8(conversion: Conversion, path: Path, form: Form) -> Written:
     names = conversion.names
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        prepared = prepare_pt2e(conversion.program.module(), _Quantizer(conversion.wide))
+        module = conversion.program.module()
+        assert isinstance(module, fx.GraphModule)
+        fold(module)
+        prepared = prepare_pt2e(module, _Quantizer(conversion.wide))
         calls = [tuple(torch.from_numpy(array) for array in arrays) for arrays in conversion.calibration]
         for call in calls:
             prepared(*call)

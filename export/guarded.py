@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,8 @@ import numpy as np
 from export import reproducible
 from export.targets import Conversion, Session, Target, Written
 from toolkit.errors import CheckFailed, HandheldError
+
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def converted(target: Target, conversion: Conversion, path: Path) -> Written:
@@ -26,7 +29,7 @@ def converted(target: Target, conversion: Conversion, path: Path) -> Written:
     except (HandheldError, OSError):
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:240]
+        reason = _reason(error)[:240]
         raise CheckFailed(f"{target.name}: the converter refused this model or shape ({reason}); see -vv") from error
 
 
@@ -40,6 +43,13 @@ def opened(target: Target, artifact: Path) -> Session:
     with _runtime(target, artifact):
         session = target.open(artifact)
     return replace(session, call=call)
+
+
+def _reason(error: BaseException) -> str:
+    """What began it, in one line: converters wrap their errors in others that explain themselves, in colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(f"{type(error).__name__}: {ESCAPES.sub('', str(error))}".split())
 
 
 @contextmanager

@@ -37,8 +37,8 @@ class Tracker:
         self.last_line = now
         fresh = done - self.first
         left = (now - self.started) / fresh * (self.total - done) if fresh else 0.0
-        remaining = f", {left:.0f} s left" if fresh and done < self.total else ""
-        line = f"{self.title} {done}/{self.total} {text}{remaining}"
+        remaining = f"{left:.0f} s left" if fresh and done < self.total else ""
+        line = f"{self.title} {done}/{self.total} {', '.join(part for part in (text, remaining) if part)}".rstrip()
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
+from export.coreml_quantize import fold
 from export.coreml_write import read
 from export.guarded import converted
 from export.targets import Conversion, find_target
@@ -56,3 +57,28 @@ def test_norms_stay_out_of_8_bits(tmp_path: Path) -> None:
     conversion = Conversion(torch.export.export(network, (x,)), ["x", "y"], calibration=[[x.numpy()]])
     converted(target, conversion, path)
     assert nets.psnr(target.open(path).call([x.numpy()])[0], network(x).numpy()) > 30
+
+
+class Scaled(nn.Module):
+    """A convolution, then a factor and an offset for each channel, as a lowered batch norm is."""
+
+    def __init__(self, *, bias: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, bias=bias)
+        self.factor, self.offset = nn.Buffer(torch.randn(1, 4, 1, 1)), nn.Buffer(torch.randn(1, 4, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv(x) * self.factor + self.offset)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_factors_and_offsets_become_part_of_the_convolution(bias: bool) -> None:
+    torch.manual_seed(0)
+    network, x = Scaled(bias=bias).eval(), torch.randn(1, 3, 8, 8)
+    module = torch.export.export(network, (x,)).module()
+    assert isinstance(module, fx.GraphModule)
+    fold(module)
+    called = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+    assert called == ["aten.conv2d.default", "aten.relu.default"]
+    torch.testing.assert_close(module(x), network(x))

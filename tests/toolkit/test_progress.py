@@ -61,7 +61,7 @@ def test_remaining_time_of_a_resumed_job_counts_only_what_this_process_did(log: 
         tracker.update(50)
         log.clock.now += 20
         tracker.update(60)
-    assert log.lines() == ["distil 60/100 , 80 s left"]
+    assert log.lines() == ["distil 60/100 80 s left"]
 
 
 def test_the_last_update_is_always_logged_and_promises_no_more_time(log: SimpleNamespace) -> None:

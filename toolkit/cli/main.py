@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import sys
 
 import typer
@@ -79,6 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     if verbosity <= 0:
         hush_libraries()
     progress.console.quiet = verbosity < 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever ends at Ctrl-C tidies up then too
     try:
         app(args=[argument for argument in given if argument not in LEVELS], prog_name="handheld")
     except HandheldError as error:
