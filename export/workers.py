@@ -140,8 +140,10 @@ def early(targets: Sequence[Target], module: nn.Module, asked: int | None) -> It
         yield []
         return
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
-        processes = [_begun(Path(folder), _threads(most)) for _ in range(most)]
+        processes: list[Process] = []
         try:
+            for _ in range(most):
+                processes.append(_begun(Path(folder), _threads(most)))
             yield processes
         finally:
             for process in processes:

@@ -153,8 +153,7 @@ def compare(execution: Execution, expected: Sequence[np.ndarray], tolerance: Tol
         pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(outputs, expected, strict=True)]
         differences = [(float(np.abs(a - b).max()), float(np.abs(b).max())) for a, b in pairs]
         max_abs, scale = max(differences, key=lambda d: d[0] / d[1] if d[1] else d[0])
-        peaks = [LEVELS if right.dtype == np.uint8 else float(right.max() - right.min()) for right in expected]
-        worst = min(_psnr(a, b, peak) for (a, b), peak in zip(pairs, peaks, strict=True))
+        worst = min(_psnr(a, b, _peak(right)) for (a, b), right in zip(pairs, expected, strict=True))
         psnr_db = round(worst, 2) if math.isfinite(worst) else None
         if tolerance.max_share is not None:
             passed = max_abs <= tolerance.max_share * scale
@@ -169,6 +168,10 @@ def compare(execution: Execution, expected: Sequence[np.ndarray], tolerance: Tol
         tolerance=tolerance,
         passed=passed,
     )
+
+
+def _peak(expected: np.ndarray) -> float:
+    return LEVELS if expected.dtype == np.uint8 else float(expected.max()) - float(expected.min())
 
 
 def _psnr(actual: np.ndarray, expected: np.ndarray, peak: float) -> float:

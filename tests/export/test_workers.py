@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -55,8 +54,12 @@ def children() -> set[int]:
     return {process.pid for process in psutil.Process().children(recursive=True)}
 
 
-def leftovers() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("handheld-export-*"))
+@pytest.fixture
+def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files that no other process shares."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 def test_material_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_material_comes_back_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_of_their_own_make_the_same_artifacts(
-    tmp_path: Path, new_children: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, temporary: Path, new_children: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[subprocess.Popen[bytes]] = []
 
@@ -98,44 +101,34 @@ def test_processes_of_their_own_make_the_same_artifacts(
         assert ours.model_dump(exclude=other) == theirs.model_dump(exclude=other)
     assert all(parity.passed for parity in export.verify(tmp_path / "apart").values())
     assert not new_children()
-    assert not leftovers()
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.slow
 def test_an_error_of_a_worker_is_raised_as_it_came_up_there(
-    tmp_path: Path, new_children: Callable[[], set[int]]
+    tmp_path: Path, temporary: Path, new_children: Callable[[], set[int]]
 ) -> None:
     with pytest.raises(CheckFailed, match="--mode stream") as caught:
         export.export(small_source(), ["onnx-fp32", "coreml-state-fp16"], tmp_path / "bundle", jobs=2)
     assert "convert_stateful" in str(caught.value.__cause__)
     assert not list(tmp_path.iterdir())
     assert not new_children()
-    assert not leftovers()
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_names_memory_and_a_remedy(
-    tmp_path: Path, new_children: Callable[[], set[int]]
+    tmp_path: Path, new_children: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed: list[int] = []
+    start = workers.Crew.start
 
-    def kill_one() -> None:
-        while not killed:
-            for process in psutil.Process().children():
-                if "export import worker" in " ".join(process.cmdline()):
-                    process.kill()
-                    killed.append(process.pid)
-                    return
-            time.sleep(0.05)
+    def start_and_kill(crew: workers.Crew, target: targets.Target, message: bytes) -> None:
+        start(crew, target, message)
+        crew.running[-1].process.popen.kill()
 
-    thread = threading.Thread(target=kill_one)
-    thread.start()
-    try:
-        with pytest.raises(DeviceError, match=r"want of memory.*--jobs 1"):
-            export.export(small_source(), ["onnx-fp32", "coreml-fp16"], tmp_path / "bundle", jobs=2)
-    finally:
-        killed.append(0)
-        thread.join()
+    monkeypatch.setattr(workers.Crew, "start", start_and_kill)
+    with pytest.raises(DeviceError, match=r"want of memory.*--jobs 1"):
+        export.export(small_source(), ["onnx-fp32", "coreml-fp16"], tmp_path / "bundle", jobs=2)
     assert not list(tmp_path.iterdir())
     assert not new_children()
 

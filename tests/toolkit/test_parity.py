@@ -44,6 +44,12 @@ def test_pictures_are_judged_against_all_of_their_255_levels() -> None:
     assert parity.passed
 
 
+def test_truth_values_are_compared_as_numbers() -> None:
+    right = np.array([True, False, True])
+    assert judge([right], [right]).passed
+    assert not judge([~right], [right]).passed
+
+
 def test_says_how_and_where_the_output_came_about() -> None:
     parity = compare(Execution([array(1.0)], "reference-evaluated", "MIL reference"), [array(1.0)], SHARE)
     assert (parity.how, parity.runtime) == ("reference-evaluated", "MIL reference")
