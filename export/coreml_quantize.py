@@ -82,6 +82,30 @@ class _Quantizer(CoreMLQuantizer):  # type: ignore[misc]  # its package has no t
         return annotated
 
 
+def convert_w8a8(conversion: Conversion, path: Path, form: Form) -> Written:
+    """Write `path` with 8-bit weights and activations, calibrated on `conversion.calibration`; the rest is fp16.
+
+    Raises `UserError` without calibration inputs, and on several sizes: ranges of one are not those of another.
+    """
+    if not conversion.calibration:
+        raise UserError("coreml-w8a8: has no inputs to calibrate on; export from a run, whose held-out data it takes")
+    if conversion.sizes:
+        raise UserError("coreml-w8a8: is calibrated for one size; export one size, or another Core ML target")
+    names = conversion.names
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        module = conversion.program.module()
+        assert isinstance(module, fx.GraphModule)
+        fold(module)
+        prepared = prepare_pt2e(module, _Quantizer(conversion.wide))
+        calls = [tuple(torch.from_numpy(array) for array in arrays) for arrays in conversion.calibration]
+        for call in calls:
+            prepared(*call)
+        program = torch.export.export(convert_pt2e(prepared), calls[0])
+    inputs = tensor_inputs(program, names)
+    return write(program, path, form, inputs, tensor_outputs(names[len(inputs) :]))
+
+
 def fold(module: fx.GraphModule) -> None:
     """Make factors and offsets of each channel, which batch norms become, part of the convolution before them.
 
@@ -105,25 +129,21 @@ def fold(module: fx.GraphModule) -> None:
 def _fold_one(module: fx.GraphModule, layer: fx.Node, values: torch.Tensor, *, is_factor: bool) -> None:
     """Give a convolution weights and biases of its own, with a factor or an offset for each output channel in them."""
     x, weight, *others = layer.args
+    bias, *settings = others or [None]
     assert isinstance(weight, fx.Node)
-    bias = others[0] if others else None
-    weights = attribute(weight).detach()
     biases = attribute(bias).detach() if isinstance(bias, fx.Node) else torch.zeros_like(values)
-    changed = {"bias": biases + values}
-    if is_factor:
-        changed = {"weight": weights * values.reshape(-1, 1, 1, 1), "bias": biases * values}
+
+    def own(name: str, tensor: torch.Tensor) -> fx.Node:
+        module.register_buffer(f"folded_{layer.name}_{name}", tensor)
+        node = module.graph.get_attr(f"folded_{layer.name}_{name}")
+        node.meta["val"] = tensor
+        return node
+
     with module.graph.inserting_before(layer):
-        for name, tensor in changed.items():
-            place = f"folded_{layer.name}_{name}"
-            module.register_buffer(place, tensor)
-            module.graph.get_attr(place).meta["val"] = tensor
-    made = {node.target: node for node in module.graph.nodes if node.op == "get_attr"}
-    layer.args = (
-        x,
-        made.get(f"folded_{layer.name}_weight", weight),
-        made[f"folded_{layer.name}_bias"],
-        *others[1:],
-    )
+        if is_factor:
+            weight = own("weight", attribute(weight).detach() * values.reshape(-1, 1, 1, 1))
+        bias = own("bias", biases * values if is_factor else biases + values)
+    layer.args = (x, weight, bias, *settings)
 
 
 def _is_conv(node: object) -> bool:
@@ -161,27 +181,3 @@ def _is_square(node: fx.Node) -> bool:
     return node.target is torch.ops.aten.pow.Tensor_Scalar or (
         node.target is torch.ops.aten.mul.Tensor and node.args[0] is node.args[1]
     )
-
-
-def convert_w8a8(conversion: Conversion, path: Path, form: Form) -> Written:
-    """Write `path` with 8-bit weights and activations, calibrated on `conversion.calibration`; the rest is fp16.
-
-    Raises `UserError` without calibration inputs, and on several sizes: ranges of one are not those of another.
-    """
-    if not conversion.calibration:
-        raise UserError("coreml-w8a8: has no inputs to calibrate on; export from a run, whose held-out data it takes")
-    if conversion.sizes:
-        raise UserError("coreml-w8a8: is calibrated for one size; export one size, or another Core ML target")
-    names = conversion.names
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        module = conversion.program.module()
-        assert isinstance(module, fx.GraphModule)
-        fold(module)
-        prepared = prepare_pt2e(module, _Quantizer(conversion.wide))
-        calls = [tuple(torch.from_numpy(array) for array in arrays) for arrays in conversion.calibration]
-        for call in calls:
-            prepared(*call)
-        program = torch.export.export(convert_pt2e(prepared), calls[0])
-    inputs = tensor_inputs(program, names)
-    return write(program, path, form, inputs, tensor_outputs(names[len(inputs) :]))

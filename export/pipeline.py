@@ -72,7 +72,7 @@ def export(
     pictures must overlap, which takes minutes for large models. `jobs` is how many targets are made at once, by default
     as many as cores and memory allow; `use_cache`, whether artifacts that were made before are taken from there. With a
     budget, the fewest layers of each artifact of lower precision keep the higher one that bring it to a PSNR of
-    `budget_db`, measured on all real inputs, which takes many conversions. With `sdk` the bundle also holds a Swift
+    `budget_db` on all real inputs, which takes many conversions. With `sdk` the bundle also holds a Swift
     package and a Kotlin module for apps, as far as the targets fit them.
     Raises `UserError` on unknown targets, on several shapes for a target that holds one, and on models that cannot be
     lowered or streamed, `CheckFailed` where an artifact differs from PyTorch.
