@@ -249,7 +249,7 @@ class _Planning:
         if isinstance(plan, Exception):
             reason = f"the converter fails: {' '.join(f'{type(plan).__name__}: {plan}'.split())[:200]}"
             if not self.whole:
-                return unplanned, []
+                return TargetPlan(target=target, note=f"{unplanned.note}; of what can be, {reason}"), []
             remedy = "Export another target, or report this model"
             return TargetPlan(target=target, note=reason), [
                 Obstacle(targets=[target], operator="the graph", layer=WHOLE, reason=reason, remedy=remedy)

@@ -73,7 +73,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     if path.is_file():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        error.filename = str(path)  # not the temporary name
+        raise
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())

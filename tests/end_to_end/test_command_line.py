@@ -20,13 +20,6 @@ from toolkit.cli.main import main
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def bundle(exported_bundle: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "bundle"
-    shutil.copytree(exported_bundle, copy)
-    return copy
-
-
 @pytest.mark.slow
 def test_the_whole_way_from_a_recipe_to_a_report(write_recipe: RecipeWriter, tmp_path: Path) -> None:
     run, student, teacher = tmp_path / "run", tmp_path / "student", tmp_path / "teacher"
@@ -252,10 +245,6 @@ def test_a_model_without_latent_statistics_cannot_take_normalised_latents(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_an_unknown_device_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Known: android, browser, host, iphone, mac." in refusal(capsys, 2, "profile", bundle, "--device", "toaster")
-
-
 def test_a_run_without_a_student_is_refused(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,43 +265,12 @@ def test_an_unwritable_output_is_refused(
     assert "you can write" in line
 
 
-def test_more_threads_than_cores_are_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "cores" in refusal(capsys, 2, "profile", bundle, "--threads", "4000")
-
-
 def test_a_report_on_a_changed_bundle_is_refused(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (bundle / "README.md").write_text("another card")
     assert "README.md" in refusal(capsys, 1, "report", bundle, "--output", tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
-
-
-def test_a_profile_that_fails_leaves_earlier_records_alone(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    records = tmp_path / "records.json"
-    records.write_text("earlier records")
-    store = f"sqlite:///{tmp_path / 'profiles.db'}"
-    refusal(capsys, 2, "profile", bundle, "--device", "toaster", "--json", records, "--store", store)
-    assert records.read_text() == "earlier records"
-
-
-def test_an_unwritable_file_of_records_is_refused_before_measuring(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("devices.profile", lambda *_args, **_kwargs: pytest.fail("it was measured"))
-    store = f"sqlite:///{tmp_path / 'profiles.db'}"
-    target = tmp_path / "file" / "records.json"
-    assert str(target) in refusal(capsys, 2, "profile", bundle, "--json", target, "--store", store)
-
-
-def test_an_unwritable_store_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    store = f"sqlite:///{tmp_path / 'file' / 'profiles.db'}"
-    profile = ["profile", bundle, "--iterations", "1", "--no-operators", "--store", store]
-    assert "--store" in refusal(capsys, 2, *profile)
 
 
 @pytest.mark.slow

@@ -139,6 +139,16 @@ def test_each_target_refuses_what_it_knows_but_cannot_convert() -> None:
     assert [obstacle.targets for obstacle in inspection.obstacles] == [[target] for target in TARGETS]
 
 
+def test_a_converter_that_fails_on_what_can_be_lowered_stands_in_the_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_program: object) -> None:
+        raise TypeError("takes no nodes")
+
+    monkeypatch.setattr("export.inspection.find_planner", lambda _target: failing)
+    inspection = inspected(svd_of_a_video, only=["onnx-fp32"])
+    assert found(inspection) == {("aten.linalg_svd.default", "parts.0")}
+    assert "the converter fails: TypeError: takes no nodes" in inspection.targets[0].note
+
+
 def test_a_branch_on_the_data_is_named_with_its_layer_and_line() -> None:
     inspection = inspected(branch)
     (obstacle,) = inspection.obstacles

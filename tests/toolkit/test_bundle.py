@@ -13,68 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.bundle import (
-    Artifact,
-    GraphFacts,
-    Manifest,
-    Model,
-    TensorInfo,
-    artifact_path,
-    changed_files,
-    new_bundle,
-    open_bundle,
-    provenance,
-    read_manifest,
-    seal,
-)
+from tests.toolkit.bundles import FILES, fill, rewrite
+from toolkit.bundle import changed_files, new_bundle, open_bundle, provenance, read_manifest
 from toolkit.errors import CheckFailed, UserError
-from toolkit.files import sha256, size_bytes
-from toolkit.parity import Parity, Tolerance
 
-FILES = {
-    "model.onnx": b"\x08\x0a\x12\x07pytorch",
-    "model.mlpackage/Manifest.json": b'{"itemInfoEntries": {}}',
-    "model.mlpackage/Data/weights/weight.bin": bytes(range(64)),
-    "sample.npz": b"PK\x03\x04 sample",
-    "README.md": "# Größe\n".encode(),
-}
 EVERYTHING = [*FILES, "manifest.json"]
-
-
-def tensor(name: str) -> TensorInfo:
-    return TensorInfo(name=name, shape=(5, 16, 8, 8), dtype="float32", meaning=name)
-
-
-def artifact(folder: Path, target: str, path: str) -> Artifact:
-    return Artifact(
-        target=target,
-        mode="clip",
-        path=path,
-        sha256=sha256(folder / path),
-        bytes=size_bytes(folder / path),
-        inputs=[tensor("latent")],
-        outputs=[tensor("frames")],
-        parity=Parity(
-            how="executed",
-            runtime="ONNX Runtime 1.23",
-            max_abs=1e-6,
-            scale=1.0,
-            psnr_db=120.0,
-            tolerance=Tolerance(max_share=1e-4),
-            passed=True,
-        ),
-        graph=GraphFacts(max_rank=4, operators={"Conv": 3}, params=10, macs=100, peak_activation_bytes=1000),
-    )
-
-
-def fill(folder: Path) -> Manifest:
-    for name, content in FILES.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    artifacts = [artifact(folder, "onnx-fp32", "model.onnx"), artifact(folder, "coreml-fp16", "model.mlpackage")]
-    model = Model(role="student", class_name="TurboVAED", config={"patch": 4, "note": "größer als"})
-    manifest = Manifest(name="tiny", model=model, provenance=provenance("handheld export run"), artifacts=artifacts)
-    return seal(folder, manifest)
 
 
 def export_half(path: Path) -> None:
@@ -84,14 +27,6 @@ def export_half(path: Path) -> None:
         raise ZeroDivisionError
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    path = tmp_path / "bundle"
-    with new_bundle(path) as folder:
-        fill(folder)
-    return path
-
-
 @pytest.fixture(scope="module")
 def shared_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Read only, but for a manifest that each example writes anew."""
@@ -99,16 +34,6 @@ def shared_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with new_bundle(path) as folder:
         fill(folder)
     return path
-
-
-def rewrite(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest and put the hash that fits into its last field."""
-    path = bundle / "manifest.json"
-    content = json.loads(path.read_bytes())
-    change(content)
-    content["manifest_sha256"] = "0" * 64
-    text = json.dumps(content, indent=2) + "\n"
-    path.write_text(text.replace("0" * 64, hashlib.sha256(text.encode()).hexdigest()), encoding="utf-8")
 
 
 def test_unchanged_bundle_opens_with_what_was_sealed(bundle: Path) -> None:
@@ -295,132 +220,6 @@ def test_provenance_names_command_tools_and_the_recipes_hash(tmp_path: Path) -> 
     assert {"python", "torch", "onnx", "onnxruntime", "executorch", "coremltools", "numpy"} <= set(origin.versions)
     assert provenance("handheld export run").recipe_sha256 is None
     assert provenance("handheld export run", tmp_path / "absent.yaml").recipe_sha256 is None
-
-
-ESCAPES = [
-    "/etc/passwd",
-    "../x",
-    "a/../../x",
-    "a\\b",
-    "C:x",
-    "a//b",
-    "./a",
-    "a/",
-    "nul\0",
-    "a\u202eb",
-    "a.",
-    "x" * 2000,
-    "",
-]
-
-
-@pytest.mark.parametrize("name", ESCAPES)
-def test_path_that_is_not_plain_is_refused_though_its_hash_fits(bundle: Path, name: str) -> None:
-    rewrite(bundle, lambda content: content["artifacts"][0].update(path=name))
-    with pytest.raises((UserError, CheckFailed), match=r"manifest\.json: "):
-        read_manifest(bundle)
-    rewrite(bundle, lambda content: content["artifacts"][0].update(path="model.onnx"))
-    rewrite(bundle, lambda content: content["files"].update({name: content["files"]["model.onnx"]}))
-    with pytest.raises((UserError, CheckFailed), match=r"manifest\.json: "):
-        read_manifest(bundle)
-
-
-@pytest.mark.parametrize("name", ["MODEL.onnx", "Model.mlpackage/x", "model.onnx/x", "Manifest.json"])
-def test_names_that_are_one_file_on_some_systems_are_refused(bundle: Path, name: str) -> None:
-    rewrite(bundle, lambda content: content["files"].update({name: content["files"]["model.onnx"]}))
-    with pytest.raises(UserError, match="one and the same on some systems"):
-        read_manifest(bundle)
-
-
-@pytest.mark.parametrize("name", ["model.onnx", "model.mlpackage"])
-def test_link_is_refused_though_the_hashes_fit(bundle: Path, name: str) -> None:
-    (bundle / name).rename(bundle.parent / "outside")
-    (bundle / name).symlink_to(bundle.parent / "outside")
-    with pytest.raises(CheckFailed, match="a link, or not in the bundle's manifest"):
-        open_bundle(bundle)
-    with pytest.raises(CheckFailed, match="leads out of"):
-        artifact_path(bundle, next(a for a in read_manifest(bundle).artifacts if a.path == name))
-
-
-@pytest.mark.parametrize("name", ["run.sh", "model.mlpackage/Data/extra.bin"])
-def test_file_that_the_manifest_does_not_name_is_refused(bundle: Path, name: str) -> None:
-    (bundle / name).write_text("extra")
-    with pytest.raises(CheckFailed, match=name):
-        open_bundle(bundle)
-
-
-@pytest.mark.parametrize("name", [".DS_Store", "._model.onnx", "model.mlpackage/.DS_Store"])
-def test_what_file_managers_leave_is_overlooked(bundle: Path, name: str) -> None:
-    (bundle / name).write_text("litter")
-    assert open_bundle(bundle).name == "tiny"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "swift/X/.build/debug",
-        "swift/X/.swiftpm/xcode/state",
-        "swift/X/Package.resolved",
-        "kotlin/.gradle/8.9/lock",
-        "kotlin/.kotlin/errors/log",
-        "kotlin/build/reports/problems.html",
-        "kotlin/core/build/libs/core.jar",
-        "kotlin/android/build/outputs/android.aar",
-        "kotlin/local.properties",
-    ],
-)
-def test_what_building_the_sdk_leaves_is_overlooked(bundle: Path, name: str) -> None:
-    path = bundle / "sdk" / name
-    path.parent.mkdir(parents=True)
-    if len(Path(name).parts) > 3:
-        path.symlink_to("y")
-    else:
-        path.write_text("built")
-    assert open_bundle(bundle).name == "tiny"
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["swift/X/Sources/X/build/a.swift", "kotlin/core/src/main/kotlin/build/a.kt", "build/a", "../.build/a"],
-)
-def test_other_files_in_the_sdk_are_not_overlooked(bundle: Path, name: str) -> None:
-    path = (bundle / "sdk").joinpath(name)
-    (bundle / "sdk").mkdir()
-    path.parent.mkdir(parents=True)
-    path.write_text("extra")
-    with pytest.raises(CheckFailed, match="not in the bundle's manifest"):
-        open_bundle(bundle)
-
-
-def test_a_link_in_the_place_of_a_build_is_refused(bundle: Path) -> None:
-    (bundle / "sdk/swift/X").mkdir(parents=True)
-    (bundle / "sdk/swift/X/.build").symlink_to(bundle.parent)
-    with pytest.raises(CheckFailed, match=r"\.build: a link"):
-        open_bundle(bundle)
-
-
-def test_nothing_is_overlooked_beside_an_artifact_in_the_sdk(bundle: Path) -> None:
-    moved = "sdk/kotlin/build/model.mlpackage"
-    (bundle / moved).parent.mkdir(parents=True)
-    (bundle / "model.mlpackage").rename(bundle / moved)
-
-    def move(content: dict[str, Any]) -> None:
-        next(a for a in content["artifacts"] if a["path"] == "model.mlpackage")["path"] = moved
-        files = content["files"]
-        content["files"] = {name.replace("model.mlpackage", moved): entry for name, entry in files.items()}
-
-    rewrite(bundle, move)
-    assert open_bundle(bundle).name == "tiny"
-    (bundle / moved / "extra").write_text("extra")
-    with pytest.raises(CheckFailed, match="extra"):
-        open_bundle(bundle)
-
-
-def test_package_whose_parts_lie_outside_is_refused(bundle: Path) -> None:
-    parts = {"itemInfoEntries": {"x": {"path": "../../../outside"}}}
-    (bundle / "model.mlpackage" / "Manifest.json").write_text(json.dumps(parts))
-    with pytest.raises(CheckFailed, match="no plain relative path"):
-        artifact_path(bundle, read_manifest(bundle).artifact("coreml-fp16"))
 
 
 def test_created_is_the_moment_that_source_date_epoch_names(monkeypatch: pytest.MonkeyPatch) -> None:

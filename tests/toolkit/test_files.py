@@ -128,6 +128,13 @@ def test_directory_below_a_file_fails_and_keeps_that_file(tmp_path: Path) -> Non
     assert names(tmp_path) == ["file"]
 
 
+def test_directory_that_cannot_be_made_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)  # which leaves no room for a temporary name's ending
+    with pytest.raises(OSError, match="name too long") as raised, atomic_directory(path):
+        pass
+    assert raised.value.filename == str(path)
+
+
 def test_directory_never_replaces_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("kept")
     with pytest.raises(OSError), atomic_directory(tmp_path / "out") as folder:  # noqa: PT011

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from time import monotonic, sleep
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What goes to a log that is no terminal, and the clock that decides when."""
     clock, stream = FakeClock(), io.StringIO()
     monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_LOG", 600.0)
     monkeypatch.setattr(progress, "console", Console(file=stream, force_terminal=False, width=200))
     return SimpleNamespace(clock=clock, lines=lambda: stream.getvalue().splitlines())
 
@@ -36,7 +38,25 @@ def test_a_name_with_brackets_is_no_markup(log: SimpleNamespace) -> None:
     assert log.lines() == ["verify 1/1 cpu:[/b]"]
 
 
-def test_log_stays_silent_until_fifteen_seconds_have_passed(log: SimpleNamespace) -> None:
+def test_a_log_says_what_goes_on_once_a_job_takes_long(log: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_LOG", 0.01)
+    with progress.track("export", 5) as tracker:
+        tracker.update(0, "lowering")
+        deadline = monotonic() + 60
+        while not log.lines() and monotonic() < deadline:
+            sleep(0.01)
+        assert log.lines() == ["export 0/5 lowering"]
+
+
+def test_nothing_is_logged_once_a_job_is_over(log: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_LOG", 0.05)
+    with progress.track("export", 5) as tracker:
+        tracker.update(0, "lowering")
+    sleep(0.2)
+    assert log.lines() == []
+
+
+def test_later_lines_stay_out_until_fifteen_seconds_have_passed(log: SimpleNamespace) -> None:
     with progress.track("distil", 100) as tracker:
         tracker.update(0)
         log.clock.now += 14.9

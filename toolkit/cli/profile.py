@@ -100,7 +100,7 @@ def print_records(records: Sequence[ProfileRecord]) -> None:
         median, *others = (f"{figure:.1f}" for figure in figures)
         between = record.latency.interval(50)
         interval = "–" if between is None else f"{between.low:.1f} to {between.high:.1f}"
-        rows.append([record.label, record.target, median, interval, *others, memory])
+        rows.append([_candidate(record, records), record.target, median, interval, *others, memory])
     rounds = f"{len(first.latency.iterations_ms)} rounds in {len(first.latency.repeats)} repeats"
     threads = f"{first.threads} threads, " if first.threads is not None else ""
     title = f"{first.obtained} on {first.device.model}, {threads}{rounds}"
@@ -114,6 +114,12 @@ def print_records(records: Sequence[ProfileRecord]) -> None:
             f"caution: other programs took {first.device.others_share:.0%} of the processors before the session began, "
             "and may have taken part in these figures"
         )
+
+
+def _candidate(record: ProfileRecord, records: Sequence[ProfileRecord]) -> str:
+    """What names a record in a table of `records`; where several bundles have its role, also its bundle, by number."""
+    several = len({other.place for other in records if other.role == record.role}) > 1
+    return f"{record.place + 1}: {record.bundle} · {record.label}" if several else record.label
 
 
 def print_operators(record: ProfileRecord, most: int = 5) -> None:

@@ -27,12 +27,13 @@ def verify(
     if against is not None:
         _compare(bundle, against, as_json)
         return
-    import export
     from toolkit.bundle import read_manifest
+
+    manifest = read_manifest(bundle)  # what is no bundle is refused before the back ends are loaded
+    import export
 
     results = export.verify(bundle)
     checks = export.verify_deeply(bundle) if deep else {}
-    manifest = read_manifest(bundle)
     if as_json:
         print_json(
             {
