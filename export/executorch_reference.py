@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from executorch.exir import schema
 from executorch.exir._serialize._program import PTEFile, deserialize_pte_binary
@@ -35,7 +36,11 @@ DTYPES = {
 
 
 class Method:
-    """One method of a `.pte`. Raises `UserError` on an unknown name, `CheckFailed` on another delegate's payload."""
+    """One method of a `.pte`.
+
+    Raises `UserError` on an unknown name, and `CheckFailed` on another delegate's payload and where the file plans more
+    memory than this machine has free.
+    """
 
     def __init__(self, path: Path, name: str, backend: str, open_delegate: OpenDelegate) -> None:
         self._file = deserialize_pte_binary(path.read_bytes())
@@ -43,6 +48,9 @@ class Method:
         if name not in plans:
             raise unknown_name(f"method of {path}:", name, sorted(plans))
         self._plan = plans[name]
+        planned, free = sum(self._plan.non_const_buffer_sizes), psutil.virtual_memory().available
+        if planned > free:
+            raise CheckFailed(f"{path}: plans {planned / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free here")
         named = named_data(self._file)
         self._delegates = []
         for delegate in self._plan.delegates:

@@ -1,4 +1,4 @@
-"""Programs made to write a file where they are evaluated: they are refused, and the file is not written."""
+"""Programs made to write a file or to take all memory where they are evaluated: they are refused, and do neither."""
 
 from __future__ import annotations
 
@@ -48,3 +48,13 @@ def test_a_program_calls_only_what_the_runtime_has(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match="was not run"):
         Method(path, "forward", "", lambda *_: lambda _: [])([np.zeros(4, np.float32)])
     assert not marker.exists()
+
+
+def test_a_program_plans_no_more_memory_than_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "model.pte"
+    program = torch.export.export(Apply(lambda x: x + x), (torch.zeros(4),))
+    file = deserialize_pte_binary(to_edge(program).to_executorch().buffer)
+    file.program.execution_plan[0].non_const_buffer_sizes = [0, 2**60]
+    path.write_bytes(bytes(serialize_pte_binary(file)))
+    with pytest.raises(CheckFailed, match=r"model\.pte: plans 1152921504\.6 GB of memory"):
+        Method(path, "forward", "", lambda *_: lambda _: [])
