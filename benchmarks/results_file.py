@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 
-from devices.host import processor
 from toolkit.bundle import versions
 from toolkit.files import write_atomic
+from toolkit.machine import processor
 
 RESULTS = Path(__file__).parent / "results"
 

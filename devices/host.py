@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from devices.requests import Request
 from devices.sessions import Source
 from toolkit.bundle import REFERENCE, SAMPLE, Manifest, artifact_path, open_bundle
 from toolkit.errors import UserError
+from toolkit.machine import processor
 from toolkit.parity import Parity
 
 IDLE_SECOND = 1.0
@@ -186,12 +186,3 @@ def load(bundle: Path, manifest: Manifest, target: str, path: Path, threads: int
         first_ms = protocol.timed(lambda: outputs.extend(loaded[0]()))
     parity = prove(path, outputs, expected, tolerance(manifest, target), loaded[0].name)
     return Candidate(bundle, manifest, target, path, kind, loaded[0], inputs, load_ms, first_ms, parity)
-
-
-def processor() -> str:
-    """This machine's processor by its own name."""
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

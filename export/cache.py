@@ -17,7 +17,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache as once
 from pathlib import Path
@@ -29,9 +29,11 @@ from pydantic import BaseModel
 
 from export.handover import Material, rest, weights
 from export.targets import Target
+from export.workers import portable
 from toolkit.bundle import Artifact, versions
 from toolkit.errors import UserError
 from toolkit.files import sha256, size_bytes, write_atomic
+from toolkit.machine import processor
 from toolkit.schema import StrictModel
 
 FOLDER_VARIABLE, SIZE_VARIABLE = "HANDHELD_CACHE", "HANDHELD_CACHE_GB"
@@ -47,10 +49,11 @@ log = logging.getLogger(__name__)
 
 
 class Entry(StrictModel):
-    """What stands beside an artifact; `artifact_sha256` is over the text of `artifact`."""
+    """What stands beside an artifact; `artifact_sha256` is over its text, `files` has those of its files."""
 
     artifact: str
     artifact_sha256: str
+    files: dict[str, str]
 
 
 def folder() -> Path | None:
@@ -79,7 +82,9 @@ def key(target: Target, material: Material) -> str:
     Raises `UserError` where `HANDHELD_CACHE_GB` is no number: before the work whose result would be kept.
     """
     most_bytes()
-    whole = [_surroundings(), repr((target.name, target.file_name, target.tolerance, target.keeps_states))]
+    message = portable(target)
+    assert message is not None, "targets that workers do not know are made anew each time"
+    whole = [_surroundings(), hashlib.sha256(message).hexdigest()]
     whole.append(repr(material.budget_db if target.is_mixable else None))
     whole += [f"{name} {_call_digest(material, name)}" for name in material.calls]
     return hashlib.sha256("\n".join(whole).encode()).hexdigest()
@@ -87,19 +92,22 @@ def key(target: Target, material: Material) -> str:
 
 def take(name: str, target: Target, bundle: Path) -> Artifact | None:
     """Copy the artifact of the entry `name` into the folder `bundle`; None where there is none that is whole."""
-    place = _entries() / name
+    place, files = _entries() / name, (target.file_name, *target.beside)
     try:
         entry = Entry.model_validate_json((place / ENTRY).read_bytes())
         artifact = Artifact.model_validate_json(entry.artifact)
-        for file in (target.file_name, *target.beside):
-            _copy(place / file, bundle / file)
-        fits = _hash(entry.artifact) == entry.artifact_sha256 and sha256(bundle / target.file_name) == artifact.sha256
+        fits = _hash(entry.artifact) == entry.artifact_sha256 and entry.files == _hashes(place, files)
     except (OSError, ValueError):  # not there or, as pydantic says with a ValueError, damaged
         fits = False
     if not fits:
-        for file in (target.file_name, *target.beside):
-            _remove(bundle / file)
         _discard(place)
+        return None
+    try:
+        for file in files:
+            _copy(place / file, bundle / file)
+    except OSError:  # another process has just made room; or the bundle's disk is full, as the export will then say
+        for file in files:
+            _remove(bundle / file)
         return None
     with contextlib.suppress(OSError):
         os.utime(place)  # the last that was used is the last to go
@@ -119,7 +127,9 @@ def keep(name: str, target: Target, artifact: Artifact, bundle: Path) -> None:
             for file in (target.file_name, *target.beside):
                 _copy(bundle / file, unfinished / file)
             text = artifact.model_dump_json()
-            write_atomic(unfinished / ENTRY, Entry(artifact=text, artifact_sha256=_hash(text)).model_dump_json())
+            files = _hashes(unfinished, (target.file_name, *target.beside))
+            entry = Entry(artifact=text, artifact_sha256=_hash(text), files=files)
+            write_atomic(unfinished / ENTRY, entry.model_dump_json())
             if not place.exists():
                 unfinished.rename(place)
         finally:
@@ -222,16 +232,20 @@ def _add(digest: hashlib._Hash, value: object) -> None:
         raise TypeError(f"{type(value).__name__} cannot be hashed into a cache key")
 
 
+def _hashes(place: Path, files: Sequence[str]) -> dict[str, str]:
+    return {file: sha256(place / file) for file in files}
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @once
 def _surroundings() -> str:
-    """Versions, machine and the source of all that converts and compares."""
+    """Versions, processor, system and the source of all that converts and compares."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for package in ("export", "toolkit"):
         for path in sorted((root / package).rglob("*.py")):
             digest.update(f"{path.relative_to(root).as_posix()}\0{sha256(path)}\n".encode())
-    return json.dumps([versions(*PACKAGES), platform.platform(), digest.hexdigest()], sort_keys=True)
+    return json.dumps([versions(*PACKAGES), processor(), platform.platform(), digest.hexdigest()], sort_keys=True)

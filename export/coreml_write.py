@@ -147,7 +147,7 @@ def write(
             decomposed,
             inputs=list(inputs),
             outputs=list(outputs),
-            compute_precision=_precision(form),
+            compute_precision=precision_of(form),
             minimum_deployment_target=form.deployment,
             skip_model_load=True,
             pass_pipeline=pass_pipeline(form),
@@ -168,7 +168,8 @@ def progress_hidden() -> Iterator[None]:
         yield
 
 
-def _precision(form: Form) -> Any:
+def precision_of(form: Form) -> Any:
+    """What computes in which precision, as coremltools wants it said."""
     if form.precision is coremltools.precision.FLOAT32:
         return form.precision
     keeps = [_places_samples] if form.compression is not None else [_places_samples, is_wide]

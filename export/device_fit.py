@@ -20,8 +20,9 @@ EFFICIENCY = (0.05, 0.40)
 #: The part of its bandwidth that memory reaches when every operator reads and writes its tensors.
 BANDWIDTH_REACHED = 0.5
 FP32_BYTES = 4
-#: Bytes of an activation by the type that a target computes in.
-ACTIVATION_BYTES: dict[Arithmetic, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+#: Bytes of an activation by the type that a target computes in. Where that is int8, norms, sums, resizing and what
+#: enters and leaves the model stay wide (`_activation_bytes`), and are taken for all: an upper bound.
+ACTIVATION_BYTES: dict[Arithmetic, int] = {"fp32": 4, "fp16": 2}
 #: Targets with 8-bit weights that are not called so.
 WEIGHTS_OF = {"w8a8": "int8"}
 
@@ -50,7 +51,7 @@ def estimate(model: ModelFigures, target: str, device: DeviceFacts) -> DeviceEst
     """What can be said of a model's artifact for `target` on a device, from shapes and public figures alone."""
     precision, unit = _precision(target), _unit(target, device)
     arithmetic_type = computes_in(target)
-    weights, activation = _weight_bytes(model, precision), ACTIVATION_BYTES[arithmetic_type]
+    weights, activation = _weight_bytes(model, precision), _activation_bytes(target)
     memory = None
     if weights is not None and model.peak_activation_bytes is not None:
         memory = weights + model.peak_activation_bytes * activation // FP32_BYTES
@@ -82,7 +83,7 @@ def estimates(model: ModelFigures, targets: Sequence[str], devices: Sequence[Dev
 
 
 def computes_in(target: str) -> Arithmetic:
-    """The type of a target's activations and products.
+    """The type of a target's products.
 
     Core ML's palettes, int8 and int4 are of weights alone, which are expanded to fp16 before they are multiplied.
     """
@@ -90,6 +91,13 @@ def computes_in(target: str) -> Arithmetic:
     if precision == "fp32":
         return "fp32"
     return "int8" if precision == "w8a8" or (precision == "int8" and "coreml" not in target.split("-")) else "fp16"
+
+
+def _activation_bytes(target: str) -> int:
+    """Of an activation that is not quantized: W8A8 of Core ML leaves it in fp16, int8 elsewhere in fp32."""
+    arithmetic = computes_in(target)
+    wide: Arithmetic = "fp16" if "coreml" in target.split("-") else "fp32"
+    return ACTIVATION_BYTES[wide if arithmetic == "int8" else arithmetic]
 
 
 def _precision(target: str) -> str:

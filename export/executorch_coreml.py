@@ -7,8 +7,9 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -18,9 +19,11 @@ import torch
 from executorch.backends.apple.coreml.compiler import CoreMLBackend
 from executorch.backends.apple.coreml.compiler.coreml_preprocess import MULTIMETHOD_WEIGHT_SHARING_STRATEGY
 from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+from executorch.exir._serialize._program import deserialize_pte_binary
 
 from export import executorch, mil_reference
 from export.coreml_payload import unpack
+from export.coreml_write import read
 from export.executorch import FORWARD, Delegate, methods
 from export.executorch_reference import Tensors, open_delegated
 from export.executorch_sparing import Sparing
@@ -40,7 +43,19 @@ def convert(conversion: Conversion, path: Path) -> Written:
         raise UserError(f"{TARGET}: a delegate has one precision; keep operators wide with --target coreml-fp16")
     with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
-        return executorch.write(methods(conversion), path, COREML)
+        written = executorch.write(methods(conversion), path, COREML)
+    return replace(written, max_rank=max(written.max_rank, *_ranks(path)))
+
+
+def _ranks(path: Path) -> Iterator[int]:
+    """The highest rank in each ML program of the file, and 0: coremltools may add a dimension."""
+    yield 0
+    program = deserialize_pte_binary(path.read_bytes()).program
+    for plan in program.execution_plan:
+        for delegate in plan.delegates:
+            with tempfile.TemporaryDirectory() as folder:
+                payload = bytes(program.backend_delegate_data[delegate.processed.index].data)
+                yield read(unpack(payload, Path(folder))).max_rank
 
 
 def load(path: Path) -> Session:

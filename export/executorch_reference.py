@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from executorch.exir import schema
 from executorch.exir._serialize._program import PTEFile, deserialize_pte_binary
@@ -24,6 +23,7 @@ from executorch.runtime import Runtime
 from export import executorch
 from export.targets import Session
 from toolkit.errors import CheckFailed, unknown_name
+from toolkit.machine import available_bytes
 from toolkit.quiet import native_stderr_hidden
 
 Tensors = Sequence[torch.Tensor]
@@ -48,7 +48,7 @@ class Method:
         if name not in plans:
             raise unknown_name(f"method of {path}:", name, sorted(plans))
         self._plan = plans[name]
-        planned, free = sum(self._plan.non_const_buffer_sizes), psutil.virtual_memory().available
+        planned, free = sum(self._plan.non_const_buffer_sizes), available_bytes()
         if planned > free:
             raise CheckFailed(f"{path}: plans {planned / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free here")
         named = named_data(self._file)

@@ -196,7 +196,7 @@ def write_artifact(target: Target, folder: Path, material: Material) -> Artifact
         checks=proof.checks,
         task_metric=proof.task_metric,
         graph=GraphFacts.model_validate(asdict(written) | material.estimates),
-        sizes=[_size(target, path, name, each) for name, each in material.sizes.items()],
+        sizes=[_size(target, path, name, each, material.budget_db) for name, each in material.sizes.items()],
         mixed_precision=mixed,
     )
 
@@ -247,10 +247,17 @@ def lowered(source: Source, mode: Mode, shapes: Sequence[tuple[int, ...] | None]
     return Material(call, estimates, sizes)
 
 
-def _size(target: Target, path: Path, name: str, call: Call) -> ArtifactSize:
-    """A further size of an artifact, proved by itself."""
+def _size(target: Target, path: Path, name: str, call: Call, budget_db: float | None) -> ArtifactSize:
+    """A further size of an artifact, proved by itself; `CheckFailed` also where it misses the budget, for which layers
+    were kept by what the main size showed."""
     inputs, outputs, _ = _spoken(target, call)
     found = _proved(of_size(target, name), path, call, explain=False)
+    reached = found.parity.psnr_db
+    if budget_db is not None and target.is_mixable and reached is not None and reached < budget_db:
+        raise CheckFailed(
+            f"{target.name} {name}: {reached:.1f} dB, and the budget is {budget_db:g} dB; layers are chosen on the "
+            "first --shape: give this one first, or a lower budget"
+        )
     _warn(f"{target.name} {name}", found.checks)  # the manifest has none of a further size
     return ArtifactSize(name=name, inputs=inputs, outputs=outputs, parity=found.parity)
 

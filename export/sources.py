@@ -202,18 +202,27 @@ def flow_source(
 def from_module(spec: str) -> Source:
     """What the factory `PKG.MOD:FACTORY` returns, `(module, example inputs)`; raises `UserError` as `from_factory`."""
     module, inputs = from_factory(spec)
-    names = list(inspect.signature(module.forward).parameters)[: len(inputs)]
+    names = _parameters(module, len(inputs))
     return Source(
         name=spec.rsplit(":")[-1],
         module=module,
         inputs=inputs,
         role="module",
         class_name=f"{type(module).__module__}.{type(module).__qualname__}",
-        input_names=tuple(names),
+        input_names=names,
         output_names=(),
         meaning="frames (T, C, H, W)",
         task=None,
     )
+
+
+def _parameters(module: nn.Module, count: int) -> tuple[str, ...]:
+    """The names of the first inputs of a module; those that `*xs` takes are `xs_0`, `xs_1` and so on."""
+    names: list[str] = []
+    for name, parameter in inspect.signature(module.forward).parameters.items():
+        several = parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        names += [f"{name}_{number}" for number in range(count - len(names))] if several else [name]
+    return tuple(names[:count])
 
 
 def from_factory(spec: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

@@ -24,7 +24,8 @@ INT8 = Tolerance(min_psnr_db=30)
 
 @dataclass(frozen=True)
 class Written:
-    """What a converter learned of the artifact it wrote: read off the artifact, not off what it was made from."""
+    """What a converter learned of the artifact it wrote: read off the artifact; of ExecuTorch, whose file does not show
+    all of it, off the partitioned graphs that were serialized."""
 
     max_rank: int
     operators: dict[str, int]

@@ -40,11 +40,7 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
     """
     manifest = read_manifest(bundle)
     program, widest = _reference(bundle), manifest.signature
-    sample = read_sample(bundle, manifest)
-
-    def step(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return to_arrays(program(*map(torch.from_numpy, arrays)))
-
+    sample, step = read_sample(bundle, manifest), _step(bundle, program)
     results: dict[str, list[InputCheck]] = {}
     with track("verify --deep", len(manifest.artifacts) + 1) as progress, torch.no_grad():
         progress.update(0, "PyTorch")
@@ -72,10 +68,12 @@ def culprits(bundle: Path, targets: Iterable[str]) -> dict[str, str]:
     inputs = [sample[info.name] for info in widest.inputs]
     examples = [torch.from_numpy(array) for array in inputs]
     module = _reference(bundle)
+    run = _step(bundle, module)
     with torch.no_grad():
+        run(inputs)  # it takes what the manifest says
         step = module if widest.stream is not None else lower(_Whole(module), examples)
         program = program_of(step, examples)
-        given = calibration(lambda arrays: to_arrays(module(*map(torch.from_numpy, arrays))), sample, widest)
+        given = calibration(run, sample, widest)
     names = [info.name for info in (*widest.inputs, *widest.outputs)]
     found = {}
     for name in targets:
@@ -112,6 +110,22 @@ class _Whole(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(self.program(*tensors))
+
+
+def _step(bundle: Path, program: GraphModule) -> Step:
+    """One call of a bundle's program; `CheckFailed` where it does not take what the manifest says."""
+
+    def step(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        try:
+            return to_arrays(program(*map(torch.from_numpy, arrays)))
+        except Exception as error:  # a stranger's program fails however it likes
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            raise CheckFailed(
+                f"{bundle / REFERENCE}: does not run on the inputs that the manifest names ({reason}); "
+                "export the bundle again"
+            ) from error
+
+    return step
 
 
 def _reference(bundle: Path) -> GraphModule:

@@ -7,10 +7,12 @@ of the manifest or the error that it ended with.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import pickle
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -108,7 +110,10 @@ def _told(error: Exception) -> Failure:
     arguments: list[str | int | None] = [str(error)]
     if isinstance(error, HandheldError):
         kind = next(base.__name__ for base in type(error).__mro__ if base.__module__ == errors.__name__)
-    elif isinstance(error, OSError):
+    elif isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of many files; the first says why
+        named, _, why = error.args[0][0]
+        kind, arguments = OSError.__name__, [errno.EIO, str(why), str(named)]
+    elif isinstance(error, OSError) and error.errno is not None:
         named = None if error.filename is None else str(error.filename)
         kind, arguments = OSError.__name__, [error.errno, error.strerror, named]
     return Failure(kind=kind, arguments=arguments, trace=traceback.format_exc())

@@ -27,6 +27,7 @@ from export.worker import Answer, Failure, Job
 from toolkit import errors
 from toolkit.bundle import Artifact
 from toolkit.errors import DeviceError, HandheldError
+from toolkit.machine import available_bytes
 
 SECONDS_BETWEEN_LOOKS = 0.1
 #: A process of its own is assumed to pay from this size on: below, starting Python and torch takes longer.
@@ -36,7 +37,8 @@ WORTHWHILE_MODULES = 150
 #: What a conversion is assumed to need at most: an interpreter with its libraries, the copies of the weights that
 #: tracing and serializing make, and the activations of one call, PyTorch's and the artifact's.
 BASE_BYTES, WEIGHT_COPIES, ACTIVATION_COPIES = 1 << 30, 12, 3
-#: Prepares a worker's path before anything of ours is imported: it finds what the process that started it found.
+#: Prepares a worker's path before anything of ours is imported: it finds what the process that started it found. With
+#: `-P` no module of the current folder, which may be a stranger's, comes before Python's own until then.
 START = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from export import worker; worker.run()"
 PREFIX = "handheld-export-"
 
@@ -158,7 +160,7 @@ def _begun(folder: Path, threads: int) -> Process:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TMPDIR": str(temporary)}
     with os.fdopen(handle, "wb") as log:
         popen = subprocess.Popen(
-            [sys.executable, "-c", START, _path()],
+            [sys.executable, "-P", "-c", START, _path()],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -249,21 +251,10 @@ def bytes_needed(material: Material) -> int:
     return BASE_BYTES + copies * material.weight_bytes + ACTIVATION_COPIES * activations
 
 
-def available_bytes() -> int:
-    """Memory that is free for new processes: the machine's, or what the control group has left of its own."""
-    free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return free if limit == "max" else min(free, int(limit) - int(used))
-    except (OSError, ValueError):
-        return free
-
-
 def portable(target: Target) -> bytes | None:
     """The target as a message to a worker; None where its functions are not of this package, as those of a target that
     was added at run time, which a worker would not know."""
-    given = (target.convert, target.open, target.open_size, target.open_rounded)
+    given = (target.convert, target.open, target.open_size, target.open_rounded, target.adapt)
     functions = [getattr(f, "func", f) for f in given if f is not None]
     if not all(str(getattr(function, "__module__", "")).startswith("export.") for function in functions):
         return None

@@ -165,7 +165,9 @@ class Manifest(StrictModel):
     manifest_sha256: Digest = ZEROED
 
     @model_validator(mode="after")
-    def _names_each_thing_once(self) -> Manifest:
+    def _names_artifacts_and_each_once(self) -> Manifest:
+        if not self.artifacts:
+            raise ValueError("it holds no artifact")
         both = collision([*self.files, MANIFEST])
         if both is not None:
             raise ValueError(f"files {both[0]!r} and {both[1]!r} are one and the same on some systems")
@@ -176,9 +178,14 @@ class Manifest(StrictModel):
 
     @property
     def signature(self) -> Artifact:
-        """The artifact whose inputs and outputs are those of the bundle's reference, as far as there is one: that
-        does not hide its states, and has tensors for pictures."""
-        return max(self.artifacts, key=lambda artifact: (not artifact.has_pictures, len(artifact.inputs)))
+        """An artifact whose inputs and outputs are those of the bundle's reference, as far as one has tensors for
+        pictures. Where even the widest keeps its states itself, they are added."""
+        widest = max(self.artifacts, key=lambda artifact: (not artifact.has_pictures, len(artifact.inputs)))
+        taken = {info.name for info in widest.inputs}
+        kept = [state for state in widest.states if state.name not in taken]
+        following = [state.model_copy(update={"name": f"next_{state.name}"}) for state in kept]
+        both = {"inputs": [*widest.inputs, *kept], "outputs": [*widest.outputs, *following]}
+        return widest.model_copy(update=both)
 
     def artifact(self, target: str) -> Artifact:
         found = next((a for a in self.artifacts if a.target == target), None)

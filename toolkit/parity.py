@@ -150,10 +150,10 @@ def compare(execution: Execution, expected: Sequence[np.ndarray], tolerance: Tol
     max_abs, scale, psnr_db = None, 0.0, None
     passed = fits and all(bool(np.isfinite(a).all()) for a in (*outputs, *expected))
     if passed:
-        pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(outputs, expected, strict=True)]
-        differences = [(float(np.abs(a - b).max()), float(np.abs(b).max())) for a, b in pairs]
-        max_abs, scale = max(differences, key=lambda d: d[0] / d[1] if d[1] else d[0])
-        worst = min(_psnr(a, b, _peak(right)) for (a, b), right in zip(pairs, expected, strict=True))
+        pairs = [(a.astype(np.float64), b.astype(np.float64), _peak(b)) for a, b in _filled(outputs, expected)]
+        differences = [(float(np.abs(a - b).max()), float(np.abs(b).max())) for a, b, _ in pairs]
+        max_abs, scale = max(differences, key=lambda d: d[0] / d[1] if d[1] else d[0], default=(0.0, 0.0))
+        worst = min((_psnr(a, b, peak) for a, b, peak in pairs), default=math.inf)
         psnr_db = round(worst, 2) if math.isfinite(worst) else None
         if tolerance.max_share is not None:
             passed = max_abs <= tolerance.max_share * scale
@@ -168,6 +168,11 @@ def compare(execution: Execution, expected: Sequence[np.ndarray], tolerance: Tol
         tolerance=tolerance,
         passed=passed,
     )
+
+
+def _filled(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Outputs with what is expected of them, without those that hold no number, in which nothing can differ."""
+    return [(a, b) for a, b in zip(outputs, expected, strict=True) if b.size]
 
 
 def _peak(expected: np.ndarray) -> float:

@@ -6,6 +6,7 @@ import math
 import re
 import tokenize
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +18,7 @@ from toolkit.files import inside
 from toolkit.zips import Unsafe, checked_members
 
 CLIP = ("clip_latent", "clip_frames")  # of a stream: a whole clip, and what PyTorch makes of it
-HELD_OUT = re.compile(r"held_out_\d+\.(.+)")  # a further real input
+HELD_OUT = re.compile(r"held_out_(\d+)\..+")  # a further real input
 KINDS = "fiub"  # numbers and truths: no objects, which are pickles, no text, no records
 MAX_HEADER = 4096  # characters; an array of rank 8 has about 150
 
@@ -34,15 +35,23 @@ def read_sample(bundle: Path, manifest: Manifest) -> dict[str, np.ndarray]:
         expected |= {info.name: info for info in artifact.outputs}
     path = inside(bundle, SAMPLE)
     arrays = read_arrays(path, expected)
+    is_stream = any(artifact.stream for artifact in manifest.artifacts)
     absent = [name for name in CLIP if name not in arrays]
-    if absent and any(artifact.stream for artifact in manifest.artifacts):
+    if absent and is_stream:
         raise CheckFailed(f"{path}: refused: it lacks '{absent[0]}'; export the bundle again")
-    for name, array in arrays.items():
-        further = HELD_OUT.fullmatch(name)
-        first = arrays.get(further[1]) if further else None
-        if first is not None and (array.shape, array.dtype) != (first.shape, first.dtype):
-            raise CheckFailed(f"{path}: refused: '{name}' is not like the first of its kind; export the bundle again")
+    _check_held_out(path, arrays, CLIP[:1] if is_stream else [info.name for info in manifest.signature.inputs])
     return arrays
+
+
+def _check_held_out(path: Path, arrays: dict[str, np.ndarray], names: Sequence[str]) -> None:
+    """Raise `CheckFailed` where a further real input lacks one of `names`, or has one unlike the sample's."""
+    for number in {found[1] for name in arrays if (found := HELD_OUT.fullmatch(name))}:
+        for name in names:
+            key, first = f"held_out_{number}.{name}", arrays[name]
+            if key not in arrays:
+                raise CheckFailed(f"{path}: refused: it lacks '{key}'; export the bundle again")
+            if (arrays[key].shape, arrays[key].dtype) != (first.shape, first.dtype):
+                raise CheckFailed(f"{path}: refused: '{key}' is not like '{name}'; export the bundle again")
 
 
 def _held(info: TensorInfo, manifest: Manifest) -> TensorInfo:

@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from export.coreml import HALF
-from export.coreml_write import pass_pipeline
+from export.coreml_write import pass_pipeline, precision_of
 from export.lowering.packed import MAX_RANK
 from export.planning.registry import Outside, Plan, Stopped, once, plans
 from export.planning.rules import REFUSED, Rule, load_rules
@@ -105,7 +105,7 @@ def ml_program(program: ExportedProgram) -> tuple[Program, dict[str, Node]]:
             read,
             convert_to="milinternal",
             outputs=[coremltools.TensorType(name=f"output_{n}", dtype=np.float32) for n in range(count)],
-            compute_precision=coremltools.precision.FLOAT16,
+            compute_precision=precision_of(HALF),
             minimum_deployment_target=coremltools.target.iOS17,
             pass_pipeline=pass_pipeline(HALF),
         )

@@ -20,7 +20,8 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from export.executorch import read, shuffle_pixels
-from export.executorch_vulkan import frame_by_frame
+from export.executorch_coreml import COREML
+from export.executorch_vulkan import VULKAN, frame_by_frame
 from export.planning.coreml import NEURAL_ENGINE, placement
 from export.planning.registry import Outside, Plan, Stopped, origin, plans
 from export.planning.trial import refused_alone
@@ -44,19 +45,15 @@ def plan_xnnpack(program: ExportedProgram) -> Plan:
 @plans("executorch-vulkan")
 def plan_vulkan(program: ExportedProgram) -> Plan:
     """Partition the program for Vulkan, whose convolutions take batch 1 only: frames are tensors of their own."""
-    from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
-
     ready = frame_by_frame(program).run_decompositions({})
-    found = _plan(program, ready, [VulkanPartitioner({"force_fp16": True})], "Vulkan")
+    found = _plan(program, ready, [VULKAN.partitioner()], "Vulkan")
     return replace(found, accelerator="Vulkan GPU")
 
 
 @plans("executorch-coreml")
 def plan_coreml(program: ExportedProgram) -> Plan:
     """Partition the program for Core ML, and plan by rules where Core ML places what it gets."""
-    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
-
-    found = _plan(program, program.run_decompositions({}), [CoreMLPartitioner()], "Core ML")
+    found = _plan(program, program.run_decompositions({}), [COREML.partitioner()], "Core ML")
     if found.refused or found.outside:
         return replace(found, accelerator="Core ML", note="placement inside Core ML not planned: it gets parts only")
     placed = placement(program)

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -111,6 +112,7 @@ def test_a_key_is_of_everything_that_decides_what_an_artifact_is() -> None:
     others = [
         (targets.find_target("coreml-fp16"), here),
         (replace(target, tolerance=Tolerance(max_share=1e-3)), here),
+        (replace(target, convert=partial(target.convert, form="another")), here),
         (target, replace(here, estimates=here.estimates | {"macs": 2})),
         (target, replace(here, sizes={"size_1x2x3": call})),
         (target, replace(here, call=replace(call, sample=sample))),
@@ -165,6 +167,26 @@ def test_a_damaged_entry_is_discarded(part: str, tmp_path: Path, own_cache: Path
     assert taken(tmp_path / "bundle") is None
     assert not list((tmp_path / "bundle").iterdir())
     assert not list(own_cache.iterdir())
+
+
+def test_what_stands_beside_an_artifact_is_checked_too(tmp_path: Path, own_cache: Path) -> None:
+    artifact, ort = bundle_with(tmp_path / "made", b"program"), targets.find_target("ort-fp32")
+    kept = replace(targets.find_target("onnx-fp32"), beside=ort.beside)
+    (tmp_path / "made" / ort.beside[0]).write_text("ai.onnx;17;Conv,Relu")
+    cache.keep(KEY, kept, artifact, tmp_path / "made")
+    (tmp_path / "whole").mkdir()
+    assert cache.take(KEY, kept, tmp_path / "whole") == artifact
+    (own_cache / KEY / ort.beside[0]).write_text("ai.onnx;17;Conv")
+    (tmp_path / "bundle").mkdir()
+    assert cache.take(KEY, kept, tmp_path / "bundle") is None
+    assert not list((tmp_path / "bundle").iterdir())
+
+
+def test_an_entry_outlives_a_bundle_that_cannot_be_written(tmp_path: Path, own_cache: Path) -> None:
+    artifact = bundle_with(tmp_path / "made", b"program")
+    cache.keep(KEY, targets.find_target("onnx-fp32"), artifact, tmp_path / "made")
+    assert cache.take(KEY, targets.find_target("onnx-fp32"), tmp_path / "absent") is None
+    assert taken(tmp_path / "bundle") == artifact
 
 
 def test_an_entry_that_lacks_its_artifact_is_none(tmp_path: Path, own_cache: Path) -> None:

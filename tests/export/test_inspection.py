@@ -11,7 +11,8 @@ from torch import nn
 
 from export import targets
 from export.inspection import Inspection, inspect_bundle, inspect_module
-from tests.conftest import TARGETS, Apply
+from export.targets import Conversion
+from tests.conftest import TARGETS, Apply, Warp
 from toolkit.errors import UserError
 
 VIDEO = (1, 3, 4, 8, 8)
@@ -218,3 +219,16 @@ def test_what_is_planned_is_what_the_artifact_has(exported_bundle: Path, finishe
     assert (plan.delegates, plan.share) == (artifact.delegates, artifact.delegated_share)
     assert inspection.estimates is not None
     assert artifact.estimates.model_dump().items() <= inspection.estimates.model_dump().items()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["executorch-vulkan-fp16", "executorch-coreml-fp16"])
+def test_what_is_planned_outside_of_a_delegate_is_what_the_artifact_leaves(target: str, tmp_path: Path) -> None:
+    """A sampling and its coordinates, which fp16 would damage."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 24, 256)
+    (plan,) = inspect_module(Warp(), (image,), [target]).targets
+    program = torch.export.export(Warp().eval(), (image,))
+    written = targets.find_target(target).convert(Conversion(program, ["image", "warped"]), tmp_path / "model.pte")
+    assert (plan.delegates, plan.share) == (written.delegates, written.delegated_share)
+    assert plan.delegates == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.sources import from_factory
+from export.sources import from_factory, from_module
 from toolkit.errors import UserError
 
 FACTORIES = """
@@ -23,6 +23,13 @@ def build():
 
 def one_input():
     return nn.Identity(), torch.randn(1, 3)
+
+class Any(nn.Module):
+    def forward(self, first, *others):
+        return first + sum(others)
+
+def several_inputs():
+    return Any(), (torch.randn(1, 3), torch.randn(1, 3), torch.randn(1, 3))
 
 def fails():
     raise KeyError("weights")
@@ -64,6 +71,10 @@ def test_a_factory_of_the_current_directory_is_called() -> None:
     assert isinstance(module, nn.Conv3d)
     assert module.weight.dtype == torch.float32
     assert [(tuple(x.shape), x.dtype) for x in inputs] == [((1, 3, 2, 4, 4), torch.float32), ((1,), torch.int64)]
+
+
+def test_inputs_that_a_module_takes_as_they_come_have_numbers() -> None:
+    assert from_module("user_models.decoder:several_inputs").input_names == ("first", "others_0", "others_1")
 
 
 def test_a_single_tensor_is_one_input() -> None:

@@ -14,8 +14,12 @@ from export.calls import clip_call, stream_call
 from export.sources import Source
 from export.trials import to_arrays
 from export.verification import calibration
+from tests.conftest import Apply
 from tests.export import planted
 from tests.export.test_calls import latents, tiny_decoder
+from toolkit import reference
+from toolkit.bundle import read_manifest, seal
+from toolkit.errors import CheckFailed
 
 
 def test_every_artifact_is_run_on_the_further_inputs(exported_bundle: Path) -> None:
@@ -50,3 +54,30 @@ def test_a_fresh_conversion_is_calibrated_as_the_export_was(is_stream: bool) -> 
     assert len(given) == len(call.calibration) > 2
     pairs = [zip(*calls, strict=True) for calls in zip(given, call.calibration, strict=True)]
     assert all(np.allclose(one, other, atol=1e-5) for pair in pairs for one, other in pair)
+
+
+@pytest.mark.slow
+def test_a_bundle_whose_artifact_keeps_its_states_is_verified(tmp_path: Path) -> None:
+    """Its reference takes the states: they are of the manifest though no artifact takes them."""
+    source = Source("tiny", tiny_decoder(temporal_padding="causal"), (latents((3, 8, 8))[0],), "student", "TurboVAED")
+    manifest = export.export(source, ["coreml-state-fp16"], tmp_path / "bundle", mode="stream")
+    given, taken = manifest.signature.inputs, manifest.signature.outputs
+    states = [state.name for state in manifest.artifacts[0].states]
+    assert states
+    assert [info.name for info in given] == ["latent", "first", *states]
+    assert [info.name for info in taken] == ["frames", *(f"next_{name}" for name in states)]
+    checks = export.verify_deeply(tmp_path / "bundle")["coreml-state-fp16"]
+    assert {"zeros", "noise"} <= {check.name for check in checks}
+    assert all(check.passed for check in checks)
+    assert export.culprits(tmp_path / "bundle", ["coreml-state-fp16"])["coreml-state-fp16"]
+
+
+def test_a_reference_that_takes_something_else_ends_in_one_line(exported_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(exported_bundle, bundle)
+    reference.save(torch.export.export(Apply(torch.relu), (torch.zeros(1, 2),)), bundle / "reference.pt2")
+    seal(bundle, read_manifest(exported_bundle))
+    with pytest.raises(CheckFailed, match=r"reference\.pt2: does not run on the inputs that the manifest names"):
+        export.verify_deeply(bundle)
+    with pytest.raises(CheckFailed, match=r"reference\.pt2: does not run on the inputs"):
+        export.culprits(bundle, ["onnx-fp32"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 import export
-from export import handover, targets, workers
+from export import handover, targets, worker, workers
 from export.calls import clip_call
 from export.handover import Material
 from export.sources import Source
@@ -142,6 +143,15 @@ export.export(small_source(), ["onnx-fp32", "coreml-fp16"], __import__("pathlib"
 
 
 @pytest.mark.slow
+def test_modules_of_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder may be one that came from a stranger."""
+    (tmp_path / "json.py").write_text("open('marker', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    export.export(small_source(), ["onnx-fp32", "ort-fp32"], tmp_path / "bundle", jobs=2)
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_process_that_started_them(stop: signal.Signals, tmp_path: Path) -> None:
     for folder in ("temporary", "output"):
@@ -171,6 +181,7 @@ def test_a_target_that_was_added_at_run_time_is_made_in_this_process() -> None:
         return own.convert(conversion, path)
 
     assert workers.portable(replace(own, convert=convert)) is None
+    assert workers.portable(replace(own, adapt=lambda inputs, outputs, _sample: (inputs, outputs, {}))) is None
 
 
 def test_small_models_are_exported_in_one_process_unless_several_are_asked_for() -> None:
@@ -231,3 +242,17 @@ def test_errors_keep_their_class(failure: Failure, kind: type[Exception], line: 
     raised = workers._raised(failure)
     assert type(raised) is kind
     assert line in str(raised)
+
+
+def test_errors_of_the_system_say_what_and_where(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(shutil.Error) as several:
+        shutil.copytree(folder, tmp_path / "copy")
+    told = workers._raised(worker._told(several.value))
+    assert isinstance(told, OSError)
+    assert told.errno is not None
+    assert "No such file" in str(told.strerror)
+    assert told.filename == str(folder / "a" / "gone")
+    assert "a library's own words" in str(workers._raised(worker._told(OSError("a library's own words"))))

@@ -23,6 +23,9 @@ pytestmark = pytest.mark.slow
 MOST_SECONDS = 300
 PTE = "model.pte"
 MLMODEL = "model.mlpackage/Data/com.apple.CoreML/model.mlmodel"
+WEIGHTS = "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
+#: The part of bundles that are verified with `--deep`, which runs a stranger's program on more inputs.
+DEEPLY = 0.25
 #: How many seeds of each kind. ExecuTorch's and the profiler's run in processes of their own, which takes seconds.
 COUNTS = {"manifest": 190, "artifact": 60, "archive": 70, "folder": 40, "recipe": 100, "records": 30}
 COUNTS |= {"crash": 6, "profile": 4}
@@ -168,7 +171,7 @@ def _prepared(
         names = (
             [PTE]
             if kind in ("crash", "profile")
-            else ["model.onnx", MLMODEL, "sample.npz", "reference.pt2", "README.md"]
+            else ["model.onnx", MLMODEL, WEIGHTS, "sample.npz", "reference.pt2", "README.md"]
         )
         what = mutations.spoil_artifact(bundle, dice, names)
         verb = "profile" if kind == "profile" else "verify"
@@ -176,4 +179,6 @@ def _prepared(
         "report": ["--output", "output/report.html"],
         "profile": ["--iterations", "1", "--repeats", "1", "--no-operators"],
     }
+    if verb == "verify" and kind != "crash" and dice.random() < DEEPLY:
+        options["verify"] = ["--deep"]
     return [verb, bundle, *options.get(verb, [])], what

@@ -155,6 +155,12 @@ def test_intact_manifest_with_other_keys_is_refused(bundle: Path, change: Callab
         read_manifest(bundle)
 
 
+def test_a_bundle_without_artifacts_is_refused(bundle: Path) -> None:
+    rewrite(bundle, lambda content: content.update(artifacts=[]))
+    with pytest.raises(UserError, match="it holds no artifact"):
+        read_manifest(bundle)
+
+
 def test_rewritten_manifest_with_a_fitting_hash_is_read(bundle: Path) -> None:
     rewrite(bundle, lambda content: content.update(name="renamed"))
     assert open_bundle(bundle).name == "renamed"

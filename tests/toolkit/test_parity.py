@@ -50,6 +50,14 @@ def test_truth_values_are_compared_as_numbers() -> None:
     assert not judge([~right], [right]).passed
 
 
+def test_an_output_without_numbers_differs_in_none() -> None:
+    empty = np.zeros((0, 2), np.float32)
+    assert judge([empty], [empty]).passed
+    assert judge([empty], [empty], DECIBELS).passed
+    assert not judge([empty, array(2.0)], [empty, array(1.0)]).passed
+    assert not judge([np.zeros((2, 0), np.float32)], [empty]).passed
+
+
 def test_says_how_and_where_the_output_came_about() -> None:
     parity = compare(Execution([array(1.0)], "reference-evaluated", "MIL reference"), [array(1.0)], SHARE)
     assert (parity.how, parity.runtime) == ("reference-evaluated", "MIL reference")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests.toolkit.test_reference import Plants
-from toolkit.bundle import TensorInfo
+from toolkit.bundle import TensorInfo, read_manifest
 from toolkit.errors import CheckFailed
-from toolkit.sample import read_arrays
+from toolkit.sample import read_arrays, read_sample
 
 INFO = {"latent": TensorInfo(name="latent", shape=(2, 3), dtype="float32", meaning="latent")}
 LATENT = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -71,3 +71,22 @@ def test_plain_sample_is_read(tmp_path: Path) -> None:
     found = read_arrays(tmp_path / "sample.npz", INFO)
     assert found.keys() == {"latent", "clip_latent"}
     assert np.array_equal(found["latent"], LATENT)
+
+
+@pytest.mark.parametrize(
+    ("further", "reason"),
+    [
+        ({"held_out_1.other": LATENT}, "it lacks 'held_out_1.latent'"),
+        ({"held_out_1.latent": LATENT, "held_out_2.latent": LATENT[:1]}, "'held_out_2.latent' is not like 'latent'"),
+    ],
+)
+def test_a_further_input_is_whole_and_like_the_first(bundle: Path, further: dict[str, Any], reason: str) -> None:
+    manifest = read_manifest(bundle)
+    inputs = {info.name: info for artifact in manifest.artifacts for info in (*artifact.inputs, *artifact.outputs)}
+    known = {name: np.zeros(info.shape, info.dtype) for name, info in inputs.items()}
+    whole = {f"held_out_1.{name}": known[name] for name in known}
+    np.savez(bundle / "sample.npz", **known, **whole)
+    assert set(read_sample(bundle, manifest)) == {*known, *whole}
+    np.savez(bundle / "sample.npz", **known, **further)
+    with pytest.raises(CheckFailed, match=reason):
+        read_sample(bundle, manifest)
