@@ -6,13 +6,14 @@ the same names, and a second program would double the bundle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from export.bisect import blame
@@ -22,7 +23,7 @@ from export.lowering import lower
 from export.lowering.lower import program_of
 from export.parity import alike, check_trial
 from export.targets import Conversion, find_target
-from export.trials import CLIP_LATENT, kept_inputs, make_trials, rounding, to_arrays
+from export.trials import CLIP_LATENT, Trial, kept_inputs, make_trials, rounding, to_arrays
 from toolkit import reference
 from toolkit.bundle import REFERENCE, Artifact, artifact_path, read_manifest
 from toolkit.errors import CheckFailed
@@ -44,8 +45,11 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
     results: dict[str, list[InputCheck]] = {}
     with track("verify --deep", len(manifest.artifacts) + 1) as progress, torch.no_grad():
         progress.update(0, "PyTorch")
+        step([sample[info.name] for info in widest.inputs])  # it takes what the manifest says
         trials = make_trials(step, sample, widest.inputs, widest.stream)
-        own = partial(rounding, program, inputs=widest.inputs, stream=widest.stream)
+        examples = [torch.from_numpy(sample[info.name]) for info in widest.inputs]
+        lowered = cache(lambda: _lowered(program, widest, examples).module())
+        own = partial(_rounding, lowered, widest)
         for number, artifact in enumerate(manifest.artifacts, 1):
             progress.update(number, artifact.target)
             target = find_target(artifact.target)
@@ -71,8 +75,7 @@ def culprits(bundle: Path, targets: Iterable[str]) -> dict[str, str]:
     run = _step(bundle, module)
     with torch.no_grad():
         run(inputs)  # it takes what the manifest says
-        step = module if widest.stream is not None else lower(_Whole(module), examples)
-        program = program_of(step, examples)
+        program = _lowered(module, widest, examples)
         given = calibration(run, sample, widest)
     names = [info.name for info in (*widest.inputs, *widest.outputs)]
     found = {}
@@ -96,6 +99,17 @@ def calibration(step: Step, sample: Mapping[str, np.ndarray], signature: Artifac
         steps.append(decoder.inputs(latent))
         decoder.decode(latent)
     return [main, *steps]
+
+
+def _lowered(module: GraphModule, signature: Artifact, examples: Sequence[torch.Tensor]) -> ExportedProgram:
+    """The lowered program of a bundle's; of a stream, whose step is lowered already, the same."""
+    return program_of(module if signature.stream is not None else lower(_Whole(module), examples), examples)
+
+
+def _rounding(lowered: Callable[[], nn.Module], signature: Artifact, trial: Trial) -> float:
+    program = lowered()  # only now: few trials ask
+    assert isinstance(program, GraphModule)
+    return rounding(program, trial, signature.inputs, signature.stream)
 
 
 class _Whole(nn.Module):

@@ -84,6 +84,17 @@ def write_clip(path: Path, frames: int = 20, height: int = 48, width: int = 64) 
     return path
 
 
+#: What takes a training or an export to make: a test that asks for it is none of the fast ones.
+COSTLY = {"finished_run", "exported_bundle", "flow_bundle"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what asks for a costly fixture."""
+    for item in items:
+        if COSTLY & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Each worker has one thread, whatever a test before set: sums over threads differ in their last bits."""

@@ -158,15 +158,15 @@ class _Region:
         self.inner: list[fx.Node] = []
         self._fed = fed
         self._copies: dict[fx.Node, fx.Node] = {}
-        self.results = len(tensors_in(node.meta["val"]))
+        used = _used(node)
+        self.results = len(used)
         copy = self._copy(node)
         if isinstance(node.meta["val"], torch.Tensor):
             if node.meta["val"].dtype == torch.bfloat16:  # which numpy has not, so no runtime gives it out
                 copy = self.graph.call_function(torch.ops.aten.to.dtype, (copy, torch.float32))
             self.graph.output((copy,))
         else:
-            items = [self.graph.call_function(operator.getitem, (copy, n)) for n in range(self.results)]
-            self.graph.output(tuple(items))
+            self.graph.output(tuple(self.graph.call_function(operator.getitem, (copy, n)) for n in used))
 
     def _bring(self, node: fx.Node) -> fx.Node:
         value = node.meta.get("val")
@@ -189,6 +189,12 @@ class _Region:
         return self._copies[node]
 
 
+def _used(node: fx.Node) -> list[int]:
+    """The places of those results that the program uses; all where it uses none. Converters may lack the others."""
+    found = {int(user.args[1]) for user in node.users if user.target is operator.getitem}  # type: ignore[arg-type]
+    return sorted(found) or list(range(len(tensors_in(node.meta["val"]))))
+
+
 def _is_complex(node: fx.Node) -> bool:
     return any(tensor.is_complex() for tensor in tensors_in(node.meta.get("val")))
 
@@ -203,7 +209,13 @@ def _kind(node: fx.Node) -> tuple[Any, ...]:
     """What operators that are converted alike have in common: types, ranks and settings, not sizes."""
     tensors = [tensor for used in node.all_input_nodes for tensor in tensors_in(used.meta.get("val"))]
     settings = [_setting(arg) for arg in (*node.args, *node.kwargs.values()) if not isinstance(arg, fx.Node)]
-    return (str(node.target), *((tensor.dtype, tensor.ndim) for tensor in tensors), *settings, *node.kwargs)
+    return (
+        str(node.target),
+        *_used(node),
+        *((tensor.dtype, tensor.ndim) for tensor in tensors),
+        *settings,
+        *node.kwargs,
+    )
 
 
 def _setting(argument: Any) -> Any:

@@ -24,13 +24,6 @@ def build():
 def one_input():
     return nn.Identity(), torch.randn(1, 3)
 
-class Any(nn.Module):
-    def forward(self, first, *others):
-        return first + sum(others)
-
-def several_inputs():
-    return Any(), (torch.randn(1, 3), torch.randn(1, 3), torch.randn(1, 3))
-
 def fails():
     raise KeyError("weights")
 
@@ -48,6 +41,13 @@ def no_tensors():
 
 def no_inputs():
     return nn.Identity(), ()
+
+class Any(nn.Module):
+    def forward(self, first, *others):
+        return first + sum(others)
+
+def several_inputs():
+    return Any(), (torch.randn(1, 3), torch.randn(1, 3), torch.randn(1, 3))
 """
 
 

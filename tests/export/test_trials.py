@@ -57,6 +57,16 @@ def test_whole_numbers_and_booleans_stay_as_they_are() -> None:
     assert trials_of({"index": index}) == {}
 
 
+def test_what_pytorch_has_no_answer_to_is_left_out() -> None:
+    inverse = lambda given: [torch.linalg.inv(torch.from_numpy(given[0])).numpy()]  # noqa: E731
+    x = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    found = {trial.name for trial in make_trials(inverse, {"x": x}, [info("x", x)], None)}
+    assert "noise" in found
+    assert not found & {"zeros", "constant"}
+    with pytest.raises(RuntimeError, match="singular"):  # of a real input it is an error
+        make_trials(inverse, {"x": x, "held_out_1.x": np.zeros_like(x)}, [info("x", x)], None)
+
+
 def test_a_streams_trials_are_whole_clips() -> None:
     """A step that adds what it kept: the sum of all latents so far."""
 
@@ -81,6 +91,17 @@ def test_rounding_is_pytorchs_own_against_its_answer_in_fp64() -> None:
     found = rounding(program, trial, [info("x", x.numpy())], None)
     assert found == pytest.approx(exact, rel=1e-3)
     assert 1e-5 < found < 1e-2
+
+
+def test_rounding_is_the_programs_too_which_may_take_other_steps() -> None:
+    """A norm of what does not change: a mean that is said as a product rounds, and its root makes much of it."""
+    x = torch.full((2, 13), 0.7)
+    module = Apply(lambda x: (x - (x * (1 / 13)).sum(1, keepdim=True)) * 316)
+    program = torch.export.export(module, (x,)).module()
+    off = float(module(x).abs().max())
+    assert off > 0
+    trial = Trial("x", "adversarial", [x.numpy()], [np.full((2, 13), 1e-6, np.float32)])
+    assert rounding(program, trial, [info("x", x.numpy())], None) == pytest.approx(off / 1e-6, rel=0.1)
 
 
 def test_trials_survive_a_way_as_arrays() -> None:
