@@ -26,11 +26,11 @@ MAX_HEADER = 4096  # characters; an array of rank 8 has about 150
 def read_sample(bundle: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """Every array of a bundle's sample by name.
 
-    Raises `CheckFailed` where one that an artifact takes or gives is missing or has another shape or type, and where
-    the file holds anything but plain, uncompressed arrays. Nothing is read before all of that is known.
+    Raises `CheckFailed` where one that an artifact or the reference takes or gives is missing or has another shape or
+    type, and where the file holds anything but plain, uncompressed arrays. Nothing is read before all of that is known.
     """
     expected: dict[str, TensorInfo] = {}
-    for artifact in manifest.artifacts:
+    for artifact in (*manifest.artifacts, manifest.signature):
         expected |= {info.name: _held(info, manifest) for info in artifact.inputs}
         expected |= {info.name: info for info in artifact.outputs}
     path = inside(bundle, SAMPLE)

@@ -9,6 +9,8 @@ import torch
 
 import devices
 import export
+from export import parity, pipeline
+from export.calls import clip_call
 from export.sources import Source
 from export.targets import find_target
 from tests.devices.report.report_page import Page
@@ -16,6 +18,7 @@ from tests.export.test_sensitivity import Outlying
 from toolkit.bundle import read_manifest
 from toolkit.cli.export import _parse_budget, print_mixed
 from toolkit.errors import CheckFailed, UserError
+from toolkit.parity import Parity, Tolerance
 
 
 def source() -> Source:
@@ -53,6 +56,22 @@ def test_a_budget_out_of_reach_leaves_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match="dB is the best that keeping layers reaches"):
         export.export(source(), ["onnx-int8"], tmp_path / "bundle", budget_db=300)
     assert not (tmp_path / "bundle").exists()
+
+
+@torch.no_grad()
+def test_a_further_size_that_misses_the_budget_fails_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parity is told as 35 dB."""
+    call, target = clip_call(source()), find_target("coreml-int8")
+    known = Parity(
+        how="executed", runtime="", max_abs=1, scale=1, psnr_db=35, tolerance=Tolerance(min_psnr_db=30), passed=True
+    )
+    monkeypatch.setattr(parity, "check_deeply", lambda *_args, **_options: parity.Proof(known, [], None))
+    assert pipeline._size(target, tmp_path, "size_16x16", call, 30).parity == known
+    assert pipeline._size(target, tmp_path, "size_16x16", call, None).parity == known
+    with pytest.raises(CheckFailed, match=r"coreml-int8 size_16x16: 35\.0 dB, and the budget is 40 dB"):
+        pipeline._size(target, tmp_path, "size_16x16", call, 40)
 
 
 def test_a_budget_without_a_lower_precision_is_refused_before_any_work(tmp_path: Path) -> None:
