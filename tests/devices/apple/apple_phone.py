@@ -117,7 +117,9 @@ def stateful_bundle(path: Path) -> Path:
     clip = np.random.default_rng(1).normal(size=(3, 4, 3, 3)).astype(np.float32)
     first = np.zeros((1, 1, 1, 1), np.float32)
     frames = np.maximum(2 * clip.sum(0, keepdims=True)[:, :3], 0)
-    sample = {"latent": clip[-1:], "first": first, "frames": frames, "clip_latent": clip}
+    sums = clip.cumsum(0)
+    sample = {"latent": clip[-1:], "first": first, "frames": frames, "clip_latent": clip, "clip_frames": frames}
+    sample |= {"state_0": sums[-2:-1], "next_state_0": sums[-1:]}
     return _bundle(
         path,
         sample,
