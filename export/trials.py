@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Interpreter
 
+from export.lowering.nested import tensors_in
 from toolkit.bundle import TensorInfo
 from toolkit.errors import CheckFailed
 from toolkit.streaming import Step, StreamDecoder, StreamFacts
@@ -54,7 +55,8 @@ def make_trials(
 
 def rounding(program: GraphModule, trial: Trial, inputs: Sequence[TensorInfo], stream: StreamFacts | None) -> float:
     """How far fp32 outputs are from `program`'s fp64 ones, as a share of scale, at worst: PyTorch's, and those of
-    `program`, which does the same in other steps and may round more."""
+    `program`, which does the same in other steps and may round more. At least it is the step of the narrowest floats
+    that `program` computes in itself: the next one is as right an answer."""
 
     def step(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [output.numpy() for output in in_double(program, [torch.from_numpy(array) for array in arrays])]
@@ -63,13 +65,20 @@ def rounding(program: GraphModule, trial: Trial, inputs: Sequence[TensorInfo], s
         return to_arrays(program(*map(torch.from_numpy, arrays)))
 
     exact, own = (runner(each, inputs, stream)(trial.inputs) for each in (step, narrow))
-    shares = [0.0]
+    shares = [_step_of(program)]
     for right, *rounded in zip(exact, trial.expected, own, strict=True):
         known = np.isfinite(right) & np.isfinite(rounded[0]) & np.isfinite(rounded[1])
         if known.any():
             scale = float(np.abs(rounded[0][known]).max()) or 1.0  # as parity has it
             shares += [float(np.abs(right[known] - each[known]).max()) / scale for each in rounded]
     return max(shares)
+
+
+def _step_of(program: GraphModule) -> float:
+    """The step between floats of the narrowest type that a program has, beginning at 1; 0 where that is fp32."""
+    tensors = [tensor for node in program.graph.nodes for tensor in tensors_in(node.meta.get("val"))]
+    narrow = {tensor.dtype for tensor in tensors if tensor.is_floating_point() and tensor.dtype.itemsize < 4}
+    return max((torch.finfo(dtype).eps for dtype in narrow), default=0.0)
 
 
 def in_double(program: GraphModule, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -21,7 +21,7 @@ from export.calls import Call
 from export.guarded import opened
 from export.lowering import lower
 from export.lowering.lower import program_of
-from export.parity import alike, check_trial
+from export.parity import alike, check_trial, scales_of
 from export.targets import Conversion, find_target
 from export.trials import CLIP_LATENT, Trial, kept_inputs, make_trials, rounding, to_arrays
 from toolkit import reference
@@ -56,8 +56,9 @@ def verify_deeply(bundle: Path) -> dict[str, list[InputCheck]]:
             same = alike(artifact.inputs, widest.inputs) and alike(artifact.outputs, widest.outputs)
             fits = same and not artifact.has_pictures
             session = opened(target, artifact_path(bundle, artifact))
+            scales = scales_of(sample, artifact.outputs, artifact.stream)
             results[artifact.target] = [
-                check_trial(session, target, trial, artifact.inputs, artifact.stream, own)[0]
+                check_trial(session, target, trial, artifact.inputs, artifact.stream, scales, own)[0]
                 for trial in (trials if fits else ())
             ]
         progress.update(len(manifest.artifacts) + 1, "done")

@@ -69,10 +69,11 @@ class InputCheck(StrictModel):
 
     Adversarial inputs have the sample's shape and range. fp32 artifacts must hold their tolerance on all inputs, other
     precisions on real ones; on adversarial ones they must be finite wherever PyTorch is. What PyTorch's own output has
-    that is not finite is left out of the comparison. `rounding` is looked at where an fp32 tolerance does not hold: how
-    far PyTorch's fp32 answers, of the model and of its lowered form, are from the fp64 one, as a share of scale. An
-    artifact may then be `ROUNDINGS` times as far off. `parity.passed` says whether the tolerance itself held, `passed`
-    whether the rule above did.
+    that is not finite is left out of the comparison. Where an fp32 tolerance does not hold of an adversarial input's
+    answer, it may hold of the scale of real ones: an answer of nearly zero has no digits of its own. Else `rounding` is
+    looked at: how far PyTorch's fp32 answers, of the model and of its lowered form, are from the fp64 one, as a share
+    of scale. An artifact may then be `ROUNDINGS` times as far off. `parity.passed` says whether the tolerance itself
+    held, `passed` whether the rule above did.
     """
 
     name: str

@@ -191,7 +191,8 @@ class _Region:
 
 def _used(node: fx.Node) -> list[int]:
     """The places of those results that the program uses; all where it uses none. Converters may lack the others."""
-    found = {int(user.args[1]) for user in node.users if user.target is operator.getitem}  # type: ignore[arg-type]
+    taken = [user for user in node.users if user.target is operator.getitem and user.users]
+    found = {int(user.args[1]) for user in taken}  # type: ignore[arg-type]
     return sorted(found) or list(range(len(tensors_in(node.meta["val"]))))
 
 

@@ -108,6 +108,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "factories_of_mine"
 
 
+@pytest.mark.slow
 def test_inspect_prints_what_is_planned_and_what_is_estimated(
     factories: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +119,7 @@ def test_inspect_prints_what_is_planned_and_what_is_estimated(
     assert "estimated from shapes: 16 parameters" in shown
 
 
+@pytest.mark.slow
 def test_inspect_refuses_an_operator_by_name_after_the_tables(
     factories: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def convert(module: nn.Module, folder: Path, precision: coremltools.precision) -
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [

@@ -54,6 +54,17 @@ def test_fp32_must_hold_on_adversarial_inputs_too(doubling: Call) -> None:
         proof(doubling, wrong_at_zero, FP32)
 
 
+def test_an_answer_of_nearly_zero_is_held_to_the_scale_of_real_ones() -> None:
+    """Zeros give zero: what an artifact makes of them is compared with what it may be off elsewhere."""
+    call = planted.call_of(Apply(lambda x: x * 2), 1, 2, 4, 4)
+    scale = float(np.abs(2 * call.sample[call.inputs[0].name]).max())
+    found = proof(call, lambda x: x * 2 + (0 if x.any() else 9e-5 * scale), FP32)
+    zeros = next(check for check in found.checks if check.name == "zeros")
+    assert (zeros.passed, zeros.parity.passed, zeros.rounding) == (True, False, None)
+    with pytest.raises(CheckFailed, match=r"adversarial input 'zeros': FAIL"):
+        proof(call, lambda x: x * 2 + (0 if x.any() else 1.1e-4 * scale), FP32)
+
+
 def test_reduced_precision_may_be_off_on_adversarial_inputs(doubling: Call) -> None:
     off = lambda x: x * 2 + (1 if x.min() < x.max() else 3)  # noqa: E731
     found = proof(doubling, off, FP16)
@@ -83,7 +94,7 @@ def test_an_output_too_many_is_no_traceback(doubling: Call) -> None:
     session = Session(lambda inputs: [inputs[0], inputs[0]], "executed", "numpy")
     target = replace(acting(lambda x: x, FP32), open=lambda _path: session)
     with pytest.raises(CheckFailed, match="acting: gives 2 outputs instead of 1"):
-        parity.check_trial(target.open(Path()), target, doubling.trials[0], doubling.inputs, None, lambda _: 0.0)
+        parity.check_trial(target.open(Path()), target, doubling.trials[0], doubling.inputs, None, [1.0], lambda _: 0.0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -57,6 +57,13 @@ def test_whole_numbers_and_booleans_stay_as_they_are() -> None:
     assert trials_of({"index": index}) == {}
 
 
+def test_a_program_that_computes_in_half_is_known_to_its_step() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0])
+    program = torch.export.export(Apply(lambda x: (x.half() * 2).float()), (x,)).module()
+    trial = Trial("x", "adversarial", [x.numpy()], [2 * x.numpy()])
+    assert rounding(program, trial, [info("x", x.numpy())], None) == 2**-10
+
+
 def test_what_pytorch_has_no_answer_to_is_left_out() -> None:
     inverse = lambda given: [torch.linalg.inv(torch.from_numpy(given[0])).numpy()]  # noqa: E731
     x = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)

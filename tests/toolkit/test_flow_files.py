@@ -202,6 +202,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> Non
         read_image(tmp_path / "a.png")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of the damage
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "ppm", "tif"])
 @given(data=st.data())

@@ -99,6 +99,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_every_start_gives_the_frames_of_a_decoding_from_the_beginning(video: Callable[[str], Path], name: str) -> None:
     whole = decoded(video(name))
@@ -137,6 +138,7 @@ def overwritten(path: Path, target: Path, numbers: range) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SOUGHT if name != "mjpeg.mov"])
 def test_frames_far_before_the_start_are_not_decoded(video: Callable[[str], Path], name: str, tmp_path: Path) -> None:
     """They cannot be: nothing is left of them."""
@@ -148,6 +150,7 @@ def test_frames_far_before_the_start_are_not_decoded(video: Callable[[str], Path
         np.testing.assert_array_equal(read_video(broken, start, start + 2).numpy(), expected)
 
 
+@pytest.mark.slow
 @given(number=st.integers(0, FRAMES - 1), start=st.integers(1, FRAMES - 2))
 @pytest.mark.parametrize("name", ["h264.mp4", "hevc-open.mp4"])
 def test_a_damaged_file_is_an_error_or_read_exactly(

@@ -88,6 +88,7 @@ def situations(draw: st.DrawFn) -> tuple[Upsampling, Size, Size]:
     return decoder, (tile[0], tile[1], tile[2]), (latent[0], latent[1], latent[2])
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(situations())
 def test_tiles_of_any_size_give_what_the_whole_gives(situation: tuple[Upsampling, Size, Size]) -> None:

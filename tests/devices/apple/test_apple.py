@@ -20,6 +20,8 @@ from devices.requests import Request
 from tests.devices.apple.apple_phone import UDID, FakePhone, connected, coreml_bundle, device, stateful_bundle
 from toolkit.errors import DeviceError, UserError
 
+pytestmark = pytest.mark.slow  # every session waits for a phone, though it is played
+
 STAYING = ["clean.jsonl", "hello.jsonl"]
 
 Measure = Callable[..., Profile]

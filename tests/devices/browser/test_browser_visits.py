@@ -77,6 +77,7 @@ def test_a_wrong_token_or_key_is_refused_with_a_page_that_says_so(under_way: Pro
     assert httpx.post(base + "/v/wrong/api/begin", json=facts()).status_code == 403
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["api/{}/here", "api/{}/say/1", "api/1/say/{}", "api/1/outputs/{}"])
 def test_numbers_without_end_lead_nowhere_and_end_nothing(under_way: Profiling, frames: np.ndarray, path: str) -> None:
     page = Page(under_way.address)
@@ -168,6 +169,7 @@ def test_a_candidate_is_not_timed_before_it_was_proved(under_way: Profiling) -> 
     assert "no candidate is ready" in refusal(refused.value)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "said",
     [
@@ -255,6 +257,7 @@ def test_a_page_that_is_loaded_anew_goes_on_and_its_old_tab_is_refused(
     assert record.interruptions == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [

@@ -17,6 +17,7 @@ from tests.export.lowering.check import VIDEO, ChannelLast, assert_lowers_exactl
 from toolkit import students
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "convolution",
     [
@@ -35,6 +36,7 @@ def test_a_three_dimensional_convolution_becomes_two_dimensional_ones(convolutio
     assert_lowers_exactly(convolution)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [
@@ -70,6 +72,7 @@ def test_a_single_frame_lowers_too() -> None:
     assert_lowers_exactly(nn.Conv3d(6, 4, (1, 3, 3), padding=(0, 1, 1)), (1, 6, 1, 8, 12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -85,6 +88,7 @@ def test_every_form_of_the_student_lowers_exactly(overrides: dict[str, object]) 
     assert_lowers_exactly(student, (1, 4, 3, 5, 6))
 
 
+@pytest.mark.slow
 def test_the_teachers_decoder_from_diffusers_lowers_exactly() -> None:
     assert_lowers_exactly(build("AutoencoderKLLTXVideo", TINY_VAE).decoder, (1, 4, 3, 4, 6))
 
