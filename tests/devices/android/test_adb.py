@@ -155,7 +155,7 @@ def test_a_program_under_way_takes_lines_and_gives_lines(phones: Fleet, kind: st
         assert stream.read_line(10) == "ready"
         stream.write("ab")
         assert stream.read_line(10) == "abab"
-    wait_for_end_of("double")
+    wait_for_end_of(f"{handset.folder}/tmp/double")
 
 
 @pytest.mark.parametrize("kind", ["pixel8", "nexus6"])
