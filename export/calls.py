@@ -244,8 +244,8 @@ def _share(result: torch.Tensor, expected: torch.Tensor) -> float:
         return math.inf
     if not expected.numel():
         return 0.0
-    difference = float((result - expected).abs().max())
-    return difference / (float(expected.abs().max()) or 1.0)
+    wide = expected.double()  # truth values have no difference
+    return float((result.double() - wide).abs().max()) / (float(wide.abs().max()) or 1.0)
 
 
 def _info(name: str, array: torch.Tensor | np.ndarray, meaning: str) -> TensorInfo:

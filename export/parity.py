@@ -142,12 +142,13 @@ def scales_of(
     sample: Mapping[str, np.ndarray], outputs: Sequence[TensorInfo], stream: StreamFacts | None
 ) -> list[float]:
     """The largest magnitude of each of PyTorch's outputs on the sample."""
-    return [float(np.abs(array).max(initial=0)) for array in _expected(sample, outputs, stream)]
+    return [float(np.abs(array.astype(np.float64)).max(initial=0)) for array in _expected(sample, outputs, stream)]
 
 
 def _within(limits: Sequence[float], given: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> bool:
     """Whether no output is further off than its limit."""
-    differences = [np.abs(a - b).max(initial=0) for a, b in zip(given, wanted, strict=True)]
+    pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(given, wanted, strict=True)]
+    differences = [np.abs(a - b).max(initial=0) for a, b in pairs]
     return all(difference <= limit for difference, limit in zip(differences, limits, strict=True))
 
 

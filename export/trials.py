@@ -66,7 +66,8 @@ def rounding(program: GraphModule, trial: Trial, inputs: Sequence[TensorInfo], s
 
     exact, own = (runner(each, inputs, stream)(trial.inputs) for each in (step, narrow))
     shares = [_step_of(program)]
-    for right, *rounded in zip(exact, trial.expected, own, strict=True):
+    for arrays in zip(exact, trial.expected, own, strict=True):
+        right, *rounded = (array.astype(np.float64) for array in arrays)
         known = np.isfinite(right) & np.isfinite(rounded[0]) & np.isfinite(rounded[1])
         if known.any():
             scale = float(np.abs(rounded[0][known]).max()) or 1.0  # as parity has it

@@ -17,6 +17,7 @@ from export.calls import clip_call, stream_call
 from export.lowering.lower import to_frames
 from export.normalised import normalised
 from export.sources import Source, fit, flow_source, from_run, resize
+from export.trials import rounding
 from tests.conftest import LATENT_MEAN, LATENT_STD, Apply
 from tests.export.test_flow import TINY, evaluation, random_student
 from toolkit import students
@@ -165,3 +166,12 @@ def test_results_in_a_dictionary_and_in_a_list_are_outputs_in_their_order() -> N
     assert [info.name for info in call.outputs] == ["output_0", "output_1"]
     assert np.array_equal(call.sample["output_0"], to_frames(torch.tanh(latent)).numpy())
     assert np.allclose(call.sample["output_1"], latent.mean(dim=(2, 3, 4)).numpy(), atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_model_may_answer_with_truth_values() -> None:
+    source = Source("signs", Apply(lambda x: x > 0), (torch.randn(1, 3, 4, 4),), "module", "Apply", ("image",), ())
+    call = clip_call(source)
+    assert call.outputs[0].dtype == "bool"
+    rounded = rounding(call.program.module(), call.trials[0], call.inputs, None)
+    assert rounded == 0
