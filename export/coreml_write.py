@@ -162,7 +162,7 @@ def write(
 @contextmanager
 def progress_hidden() -> Iterator[None]:
     """coremltools warns, and draws progress bars of its own; not within the block."""
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    logging.getLogger("coremltools").setLevel(logging.CRITICAL)  # its errors say what it logs
     with warnings.catch_warnings(), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -93,7 +93,7 @@ def placement(program: ExportedProgram) -> Plan:
 
 def ml_program(program: ExportedProgram) -> tuple[Program, dict[str, Node]]:
     """The ML program of a graph in fp16, which is not saved; and the graph's nodes, whose names its scopes carry."""
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    logging.getLogger("coremltools").setLevel(logging.CRITICAL)  # its error says what it logs
     read = program.run_decompositions({})
     nodes = {node.name: node for node in read.graph.nodes}
     count = len(read.graph_signature.user_outputs)

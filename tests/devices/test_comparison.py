@@ -37,6 +37,7 @@ def one(base: ProfileRecord, new: ProfileRecord, **options: Any) -> Any:
     return row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "bucket"), [(1.0, "same"), (1.2, "slower"), (0.8, "faster"), (1.004, "same")])
 def test_a_change_is_put_into_its_bucket(record: Any, factor: float, bucket: str) -> None:
     times = noisy(1)
@@ -45,6 +46,7 @@ def test_a_change_is_put_into_its_bucket(record: Any, factor: float, bucket: str
     assert row.ratio == pytest.approx(factor)
 
 
+@pytest.mark.slow
 def test_what_slows_a_round_slows_both_and_falls_out(record: Any) -> None:
     """The machine is up to three times as slow, by the round; the new model is slower by 8 %, with 1 % of noise."""
     slow = np.random.default_rng(0).uniform(1, 3, (3, 20))
@@ -64,6 +66,7 @@ def test_one_time_each_is_uncertain(record: Any) -> None:
     assert not row.is_slower_than(0.0)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_ratio_of_two_noisy_models() -> None:
     held = 0
     for seed in range(40):
@@ -113,6 +116,7 @@ def test_a_model_that_left_its_delegate_is_named_whatever_its_speed(record: Any)
     assert one(record(noisy(1), operators=operators(10.0)), record(noisy(1), operators=operators(9.7))).bucket == "same"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -49,6 +49,7 @@ def test_candidates_with_wrong_output_are_not_timed(make_bundle: Any, frames: np
         devices.profile([make_bundle(expected=frames + 1)])
 
 
+@pytest.mark.slow
 def test_a_candidate_that_cannot_be_loaded_leaves_the_others_to_be_measured(make_bundle: Any) -> None:
     profile = devices.profile([make_bundle(model=b"not a model")], iterations=2, repeats=1, threads=1, operators=False)
     assert [record.target for record in profile.records] == ["reference"]
@@ -57,6 +58,7 @@ def test_a_candidate_that_cannot_be_loaded_leaves_the_others_to_be_measured(make
     assert "onnx could not run it" in failure.reason
 
 
+@pytest.mark.slow
 def test_a_candidate_that_fails_within_the_rounds_leaves_the_others_to_be_measured(
     make_bundle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_branch_on_the_data_is_one_clear_line(factories: str, capsys: pytest.C
     assert "Branch.forward in layer '1'" in line
 
 
+@pytest.mark.slow
 def test_inspect_claims_no_graph_that_it_did_not_write(
     factories: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

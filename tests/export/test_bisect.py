@@ -33,6 +33,7 @@ def call() -> Call:
     return planted.call_of()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["first", "second", "third"])
 def test_a_changed_weight_of_an_onnx_file_is_found_in_its_layer(layer: str, call: Call, tmp_path: Path) -> None:
     path = planted.converted("onnx-fp32", call, tmp_path)
@@ -75,6 +76,7 @@ def test_the_failed_check_names_the_operator(call: Call, tmp_path: Path) -> None
         parity.check_deeply(find_target("onnx-fp32"), path, call, call.inputs, call.outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["first", "second", "third"])
 def test_a_changed_weight_of_a_core_ml_package_is_found(layer: str, call: Call, tmp_path: Path) -> None:
     path = planted.converted("coreml-fp16", call, tmp_path)
@@ -84,6 +86,7 @@ def test_a_changed_weight_of_a_core_ml_package_is_found(layer: str, call: Call, 
     assert (culprit.operator, culprit.layer, culprit.inputs_agree) == ("conv", f"in {layer}", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new"), [("relu", "sigmoid"), ("sigmoid", "tanh"), ("sub", "add"), ("mul", "sub")])
 def test_a_replaced_operator_of_a_core_ml_package_is_found(old: str, new: str, call: Call, tmp_path: Path) -> None:
     path = planted.converted("coreml-fp16", call, tmp_path)
@@ -171,6 +174,7 @@ def test_a_value_of_another_shape_is_said_to_have_it() -> None:
     assert "shape [6] instead of [2, 3]" in str(culprit)
 
 
+@pytest.mark.slow
 def test_weights_of_plain_modules_name_their_layers_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     program = torch.export.export(

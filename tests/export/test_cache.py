@@ -62,6 +62,7 @@ def taken(folder: Path, name: str = KEY) -> Artifact | None:
     return cache.take(name, targets.find_target("onnx-fp32"), folder)
 
 
+@pytest.mark.slow
 def test_the_same_export_again_comes_from_the_cache(
     tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +102,7 @@ def test_checks_beyond_the_tolerance_are_logged_of_what_is_made_and_of_what_is_t
     assert said.count("same: adversarial input 'zeros'") == 1
 
 
+@pytest.mark.slow
 def test_a_key_is_of_everything_that_decides_what_an_artifact_is() -> None:
     target = targets.find_target("onnx-fp32")
     here = material()

@@ -92,6 +92,7 @@ def test_each_target_warps_and_correlates_as_pytorch_does(target: str, form: War
     assert manifest.artifacts[0].parity.passed
 
 
+@pytest.mark.slow
 def test_a_small_student_gives_pytorchs_flow_in_onnx(tmp_path: Path) -> None:
     (artifact,) = export.export(source(**TINY), ["onnx-fp32"], tmp_path / "bundle", shape=(36, 44)).artifacts
     assert artifact.parity.passed

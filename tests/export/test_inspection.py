@@ -93,11 +93,13 @@ def test_a_model_without_obstacles_is_wholly_planned_and_estimated() -> None:
     assert estimates.peak_activation_bytes >= 2 * 4 * 8 * 4 * 8 * 8  # a layer's input and output at least
 
 
+@pytest.mark.slow
 def test_all_targets_are_inspected_where_none_is_named() -> None:
     inspection = inspect_module(Apply(torch.relu), (torch.randn(1, 4),))
     assert {plan.target for plan in inspection.targets} == set(targets.all_targets())
 
 
+@pytest.mark.slow
 def test_targets_for_some_models_only_say_so() -> None:
     inspection = inspect_module(Apply(torch.relu), (torch.randn(1, 4),), ["coreml-image-fp16", "coreml-state-fp16"])
     pictures, states = inspection.targets
@@ -105,6 +107,7 @@ def test_targets_for_some_models_only_say_so() -> None:
     assert "for --mode stream only" in states.note
 
 
+@pytest.mark.slow
 def test_every_obstacle_is_found_at_once() -> None:
     inspection = inspected(svd_of_a_frame, mean_place, svd_of_a_video, only=["onnx-fp32"])
     assert found(inspection) == {
@@ -117,6 +120,7 @@ def test_every_obstacle_is_found_at_once() -> None:
     assert inspection.estimates.macs > 0
 
 
+@pytest.mark.slow
 def test_an_obstacle_has_its_shapes_its_line_its_reason_and_a_remedy() -> None:
     (obstacle,) = inspected(svd_of_a_video).obstacles
     assert obstacle.targets == TARGETS
@@ -161,6 +165,7 @@ def test_a_branch_on_the_data_is_named_with_its_layer_and_line() -> None:
     assert inspection.estimates is None
 
 
+@pytest.mark.slow
 def test_an_operator_on_the_cpu_is_counted_with_its_layer() -> None:
     inspection = inspected(lambda x: torch.fmod(x, 2), only=["executorch-xnnpack-fp32"])
     (plan,) = inspection.targets
@@ -171,6 +176,7 @@ def test_an_operator_on_the_cpu_is_counted_with_its_layer() -> None:
     assert 0.5 < plan.share < 1
 
 
+@pytest.mark.slow
 def test_a_convolution_outside_the_delegate_is_an_obstacle() -> None:
     inputs = (torch.randn(1, 4, 8, 8), torch.randn(6, 4, 3, 3))
     inspection = inspect_module(GivenWeights(), inputs, ["executorch-xnnpack-fp32"])
@@ -178,6 +184,7 @@ def test_a_convolution_outside_the_delegate_is_an_obstacle() -> None:
     assert "outside the XNNPACK delegate" in inspection.obstacles[0].reason
 
 
+@pytest.mark.slow
 def test_the_refusal_names_the_operators_with_their_layers() -> None:
     refusal = inspected(svd_of_a_frame, svd_of_a_video, only=["onnx-fp32"]).refusal()
     assert isinstance(refusal, UserError)
@@ -195,6 +202,7 @@ def test_an_unknown_target_is_refused() -> None:
         inspect_module(Residual(), (torch.randn(VIDEO),), ["onnx-fp23"])
 
 
+@pytest.mark.slow
 def test_an_inspection_keeps_its_meaning_as_json() -> None:
     inspection = inspected(svd_of_a_frame, only=["onnx-fp32"])
     assert Inspection.model_validate_json(inspection.model_dump_json()) == inspection

@@ -92,6 +92,7 @@ def test_operators_give_what_pytorch_gives(module: nn.Module, tmp_path: Path) ->
     np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_half_precision_rounds_after_every_operator(tmp_path: Path) -> None:
     package = convert(Apply(lambda x: (x + 1000.0) - 1000.0), tmp_path, coremltools.precision.FLOAT16)
     x = np.full(X, 0.3, dtype=np.float32)
@@ -112,6 +113,7 @@ def test_a_gelu_is_approximated_where_the_program_says_so() -> None:
     np.testing.assert_allclose(actual, F.gelu(x, approximate="tanh").numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_reciprocal_has_the_epsilon_that_coremltools_gives_it(tmp_path: Path) -> None:
     """coremltools 9.0 writes `torch.reciprocal` as 1 / (x + 1e-4), which fp16 hides and fp32 shows."""
     x = torch.rand(X) + 1

@@ -46,6 +46,7 @@ def in_fp16(model: onnx.ModelProto) -> set[str]:
     return {node.op_type for node in model.graph.node if node.op_type != "Cast" and node.output[0] in half}
 
 
+@pytest.mark.slow
 def test_layers_are_fp16_with_fp32_norms_and_ends(tmp_path: Path) -> None:
     parity, model = converted(Layers(), [torch.randn(1, 3, 8, 8)], tmp_path / "model.onnx")
     assert parity.passed, str(parity)
@@ -57,6 +58,7 @@ def test_layers_are_fp16_with_fp32_norms_and_ends(tmp_path: Path) -> None:
     assert weights == {TensorProto.FLOAT16}
 
 
+@pytest.mark.slow
 def test_wide_nodes_stay_fp32(tmp_path: Path) -> None:
     _, model = converted(Layers(), [torch.randn(1, 3, 8, 8)], tmp_path / "model.onnx", wide=["conv2d", "linear"])
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -77,6 +79,7 @@ NORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("scale", [0.0, 1e-4, 1.0, 10.0])
 def test_norms_keep_their_epsilon_and_do_not_overflow(name: str, scale: float, tmp_path: Path) -> None:
@@ -99,6 +102,7 @@ class Constants(nn.Module):
         return (x * 1e-9) * 1e9 + (x * 1e5) * 1e-5 + x * 0.5
 
 
+@pytest.mark.slow
 def test_no_constant_is_flushed_or_overflows(tmp_path: Path) -> None:
     parity, model = converted(Constants(), [torch.randn(1, 3, 4, 4)], tmp_path / "model.onnx")
     assert parity.passed, str(parity)
@@ -109,6 +113,7 @@ def test_no_constant_is_flushed_or_overflows(tmp_path: Path) -> None:
             assert (np.abs(array) > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_what_comes_near_the_largest_number_on_real_inputs_stays_fp32(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1))
     with torch.no_grad():
@@ -119,6 +124,7 @@ def test_what_comes_near_the_largest_number_on_real_inputs_stays_fp32(tmp_path: 
     assert in_fp16(model).isdisjoint({"Conv", "Relu"})
 
 
+@pytest.mark.slow
 def test_coordinates_stay_fp32(tmp_path: Path) -> None:
     def warp(x: torch.Tensor) -> torch.Tensor:
         return grid_sample(x, (x[:, :2] * 0.3 + 0.1).permute(0, 2, 3, 1), align_corners=False)
@@ -128,6 +134,7 @@ def test_coordinates_stay_fp32(tmp_path: Path) -> None:
     assert in_fp16(model) == set()
 
 
+@pytest.mark.slow
 def test_inputs_need_not_be_floats(tmp_path: Path) -> None:
     inputs = [torch.randn(5, 4), torch.tensor([4, 0, 1]), torch.tensor([True, False, True, True])]
     parity, model = converted(Picked(), inputs, tmp_path / "model.onnx")
@@ -135,6 +142,7 @@ def test_inputs_need_not_be_floats(tmp_path: Path) -> None:
     assert "MatMul" in in_fp16(model) or "Gemm" in in_fp16(model)
 
 
+@pytest.mark.slow
 def test_a_model_that_rounding_destroys_is_refused(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 8, 8)
     program = torch.export.export(Apply(lambda x: (x + 1000) - 1000), (x,))

@@ -248,6 +248,7 @@ class TwoOutputs(nn.Module):
         return louder, louder.mean(dim=(2, 3, 4))
 
 
+@pytest.mark.slow
 def test_any_module_is_exported_with_the_names_of_its_parameters(tmp_path: Path) -> None:
     inputs = (torch.randn(1, 3, 4, 6, 8), torch.tensor([2.0]))
     source = Source("two", TwoOutputs(), inputs, "module", "TwoOutputs", ("video", "gain"), ())
@@ -287,6 +288,7 @@ class Amplified(nn.Module):
         return torch.sin(100 * self.conv(video))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [0, 1e-6])
 @torch.no_grad()
 def test_a_model_that_amplifies_rounding_is_lowered_by_its_fp64_numbers(
@@ -336,6 +338,7 @@ def conv_source() -> Source:
     return Source("conv", nn.Conv3d(3, 4, 3, padding=1), inputs, "module", "Conv3d", ("video",), ())
 
 
+@pytest.mark.slow
 def test_an_artifact_of_several_sizes_is_proved_at_each(sized: Target, tmp_path: Path) -> None:
     further = [(1, 4, 4), (3, 5, 6)]
     bundle = tmp_path / "bundle"
@@ -350,6 +353,7 @@ def test_an_artifact_of_several_sizes_is_proved_at_each(sized: Target, tmp_path:
     assert "samples/size_1x4x4.npz" in read_manifest(bundle).files
 
 
+@pytest.mark.slow
 def test_a_size_that_computes_something_else_fails_the_export(
     sized: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +377,7 @@ def test_several_sizes_are_refused_before_any_work_where_a_target_holds_one(size
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_size_that_is_named_twice_is_refused(sized: Target, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--shape 2x6x8: given twice"):
         export.export(conv_source(), [sized.name], tmp_path / "bundle", further_shapes=[(2, 6, 8)])

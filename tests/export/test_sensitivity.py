@@ -80,6 +80,7 @@ def test_layers_that_a_target_never_reduces_are_no_candidates(target: str, liste
     assert {one.node if one.operator == "aten.matmul.default" else one.name for one in ranked} == listed
 
 
+@pytest.mark.slow
 def test_exactly_the_layer_with_outlying_weights_is_kept(tmp_path: Path) -> None:
     given = conversion(Outlying())
     result = fewest_wide(given, find_target("onnx-int8"), 35, tmp_path)
@@ -93,17 +94,20 @@ def test_exactly_the_layer_with_outlying_weights_is_kept(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_where_the_budget_is_met_without(tmp_path: Path) -> None:
     result = fewest_wide(conversion(nn.Conv2d(3, 3, 1)), find_target("onnx-int8"), 30, tmp_path)
     assert result.wide == frozenset()
     assert len(result.steps) == 1
 
 
+@pytest.mark.slow
 def test_a_budget_out_of_reach_is_refused_with_the_best_that_was_reached(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match=r"onnx-int8: 1\d\d\.\d dB is the best .* the budget is 300 dB"):
         fewest_wide(conversion(Outlying()), find_target("onnx-int8"), 300, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_a_converter_or_a_runtime_raises_is_a_refusal_in_one_line(tmp_path: Path) -> None:
     target = find_target("onnx-int8")
 
@@ -122,6 +126,7 @@ def test_what_a_converter_or_a_runtime_raises_is_a_refusal_in_one_line(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_fp16_of_onnx_is_measured_with_each_result_rounded(tmp_path: Path) -> None:
     given, target = conversion(nn.Conv2d(3, 3, 1)), find_target("onnx-fp16")
     assert target.open_rounded is not None

@@ -184,6 +184,7 @@ def test_a_target_that_was_added_at_run_time_is_made_in_this_process() -> None:
     assert workers.portable(replace(own, adapt=lambda inputs, outputs, _sample: (inputs, outputs, {}))) is None
 
 
+@pytest.mark.slow
 def test_small_models_are_exported_in_one_process_unless_several_are_asked_for() -> None:
     chosen = [targets.find_target(name) for name in ("onnx-fp32", "coreml-fp16")]
     assert workers.jobs(material(), chosen, None) == 1

@@ -212,6 +212,7 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_decoded(
     assert not (run / "evaluation").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_an_embedded_teacher_is_evaluated(write_recipe: RecipeWriter, tmp_path: Path) -> None:
     def embedded(recipe: dict[str, dict[str, object]]) -> None:
         recipe["teacher"]["weights"] = "asset:tiny-video-vae"

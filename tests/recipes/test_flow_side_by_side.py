@@ -75,6 +75,7 @@ def sintel(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_every_method_is_scored_on_every_pair_and_each_pixel_counts_once(write_run: RunWriter, sintel: Path) -> None:
     run = write_run()
     result = recipes.evaluate_flow(run, data=f"sintel:{sintel}:clean")
@@ -102,6 +103,7 @@ def test_every_method_is_scored_on_every_pair_and_each_pixel_counts_once(write_r
     assert result.methods["student"].params == sum(p.numel() for p in student.parameters())
 
 
+@pytest.mark.slow
 def test_what_is_returned_is_what_is_written_with_the_worst_and_the_median_pair(
     write_run: RunWriter, sintel: Path
 ) -> None:
@@ -130,12 +132,14 @@ def test_the_recipes_own_pairs_are_scored_and_fewer_where_fewer_are_asked_for(wr
     assert len(recipes.evaluate_flow(run, pairs=99).pairs) == 3
 
 
+@pytest.mark.slow
 def test_fewer_pairs_of_a_data_set_are_evenly_spread(write_run: RunWriter, sintel: Path, tmp_path: Path) -> None:
     result = recipes.evaluate_flow(write_run(), data=f"sintel:{sintel}", pairs=2, output=tmp_path / "out")
     assert [pair.epe["zero"] for pair in result.pairs] == [1, 4]
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_a_teacher_is_scored_and_one_that_is_not_to_be_had_is_left_out_in_one_line(
     write_run: RunWriter, sintel: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +178,7 @@ def test_raft_is_scored_where_its_weights_are_in_the_cache(write_run: RunWriter,
     assert result.left_out == []
 
 
+@pytest.mark.slow
 def test_a_student_that_gives_no_numbers_is_infinitely_wrong(write_run: RunWriter, sintel: Path) -> None:
     run = write_run()
     student = students.load(run)
@@ -197,6 +202,7 @@ def test_pairs_without_any_truth_are_refused(write_run: RunWriter, sintel: Path)
     assert not (run / "evaluation").exists()
 
 
+@pytest.mark.slow
 def test_a_pair_without_truth_among_others_is_listed_and_counts_for_nothing(write_run: RunWriter, sintel: Path) -> None:
     mask = sintel / "training" / "invalid" / "alley_1" / "frame_0005.png"
     write_picture(mask, np.full((HEIGHT, WIDTH), 255, np.uint8))

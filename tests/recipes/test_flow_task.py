@@ -96,6 +96,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_student_its_figures_and_pairs_to_export_with(finished: Path) -> None:
     found = read_evaluation(finished)
     assert isinstance(found, FlowEvaluation)
@@ -112,6 +113,7 @@ def test_a_run_leaves_a_student_its_figures_and_pairs_to_export_with(finished: P
     assert sorted(path.name for path in (finished / "samples").iterdir()) == ["step_0000002.png", "step_0000004.png"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(
     recipe: Writer, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_teacher_is_learned_from(recipe: Writer, finished: Path, tmp_path: Pat
         assert found.teacher == found.baselines["dis-fast"]
 
 
+@pytest.mark.slow
 def test_pairs_without_a_truth_are_learned_from_by_a_teachers_flow_and_smoothness(
     recipe: Writer, tmp_path: Path
 ) -> None:
@@ -166,6 +169,7 @@ def test_pairs_without_a_truth_are_learned_from_by_a_teachers_flow_and_smoothnes
     assert row["smoothness"] > 0
 
 
+@pytest.mark.slow
 def test_phases_train_on_their_own_data_and_go_on_bit_for_bit(
     recipe: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +208,7 @@ def test_phases_train_on_their_own_data_and_go_on_bit_for_bit(
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_both_memory_formats_train(recipe: Writer, finished: Path, tmp_path: Path, memory_format: str) -> None:
     recipes.distill(recipe(lambda content: content["trainer"].update(memory_format=memory_format)), tmp_path / "run")
@@ -212,6 +217,7 @@ def test_both_memory_formats_train(recipe: Writer, finished: Path, tmp_path: Pat
         torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_student_starts_from_anothers_weights(recipe: Writer, finished: Path, tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         content["student"]["start"] = str(finished)

@@ -130,6 +130,7 @@ def with_quantization(recipe: dict[str, Any]) -> None:
     recipe["phases"] = [{"steps": 3, "lr": 1e-3}, {"steps": 6, "lr": 5e-4, "quantization": "int8"}]
 
 
+@pytest.mark.slow
 def test_a_quantization_aware_phase_learns_otherwise_and_leaves_a_student_like_any_other(
     write_recipe: RecipeWriter, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_run_killed_by_sigkill_resumes_to_the_same_bits(
     )
 
 
+@pytest.mark.slow
 def test_student_and_discriminator_learn_in_turn_and_the_accuracy_is_logged(
     write_recipe: RecipeWriter, tmp_path: Path
 ) -> None:
@@ -208,6 +210,7 @@ def test_student_and_discriminator_learn_in_turn_and_the_accuracy_is_logged(
     assert sum("adversarial" in row for row in rows) == 3
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_is_always_right_stops_the_run_with_advice(
     write_recipe: RecipeWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +221,7 @@ def test_a_discriminator_that_is_always_right_stops_the_run_with_advice(
         recipes.distill(recipe, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(
     write_recipe: RecipeWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +325,7 @@ def test_a_teacher_that_gives_no_numbers_is_named(
         recipes.distill(recipes.load_recipe(path), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     write_recipe: RecipeWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ def test_json_that_would_hurt_is_refused(text: str, reason: str) -> None:
         parse_json(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

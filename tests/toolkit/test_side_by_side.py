@@ -54,6 +54,7 @@ def result(*clips: ClipScores) -> SideBySide:
     )
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=10)
 @given(st.lists(st.floats(0, 60), min_size=2, max_size=8))
 def test_the_interval_contains_the_mean_lies_in_the_data_and_repeats(values: list[float]) -> None:

@@ -221,6 +221,7 @@ def test_a_line_without_end_is_not_read_for_ever(phones: Fleet) -> None:
         stream.read_line(20)
 
 
+@pytest.mark.slow
 def test_a_phone_that_hangs_is_lost(phones: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adb, "ALIVE_S", 1.0)
     monkeypatch.setattr(adb, "ANSWER_S", 1.0)
@@ -251,6 +252,7 @@ def test_a_connection_that_breaks_in_a_push_comes_back(phones: Fleet, tmp_path: 
     assert (handset.folder / "tmp/file").stat().st_size == 2_000_000
 
 
+@pytest.mark.slow
 def test_a_phone_that_stays_away(phones: Fleet) -> None:
     handset = phones.add()
     phone = Phone(handset.serial)

@@ -76,6 +76,7 @@ def check_nothing_left(phone: Handset) -> None:
     assert held(phone)[-1] == "false"
 
 
+@pytest.mark.slow
 def test_a_profile_of_a_phone(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("pixel8")
     found = measure(operators=True)
@@ -95,6 +96,7 @@ def test_a_profile_of_a_phone(phones: Fleet, measure: Measure) -> None:
     assert phone.files == []
 
 
+@pytest.mark.slow
 def test_the_record_says_what_phone_it_was(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("pixel8")
     (record,) = measure().records
@@ -111,12 +113,14 @@ def test_the_record_says_what_phone_it_was(phones: Fleet, measure: Measure) -> N
     assert record.latency.repeats[0].clock_mhz == 2049.0
 
 
+@pytest.mark.slow
 def test_clocks_are_held_for_the_session_and_then_let_go(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("pixel8")
     measure()
     assert held(phone) == ["true", "false"]
 
 
+@pytest.mark.slow
 def test_clocks_that_a_killed_session_left_held_are_free_where_the_user_says_so(
     phones: Fleet, measure: Measure
 ) -> None:
@@ -126,6 +130,7 @@ def test_clocks_that_a_killed_session_left_held_are_free_where_the_user_says_so(
     assert held(phone) == ["false"]
 
 
+@pytest.mark.slow
 def test_a_phone_that_comes_back_and_refuses_fixed_clocks_is_not_measured_further(
     phones: Fleet, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +152,7 @@ def test_a_phone_without_fixed_clocks(phones: Fleet, measure: Measure) -> None:
     assert held(phone) == ["true"]  # asked once, refused
 
 
+@pytest.mark.slow
 def test_an_old_phone_without_the_shell_protocol(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("nexus6")
     (record,) = measure(operators=True).records
@@ -155,6 +161,7 @@ def test_an_old_phone_without_the_shell_protocol(phones: Fleet, measure: Measure
     wait_for_end_of(f"{phone.folder}/tmp/handheld/")
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_answer_leaves_a_fact_unknown(
     phones: Fleet, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +172,7 @@ def test_a_service_that_does_not_answer_leaves_a_fact_unknown(
     assert record.device.temperature_c == 31.5
 
 
+@pytest.mark.slow
 def test_an_emulator_is_labelled(phones: Fleet, measure: Measure) -> None:
     phones.add("emulator")
     (record,) = measure(operators=True).records
@@ -173,6 +181,7 @@ def test_an_emulator_is_labelled(phones: Fleet, measure: Measure) -> None:
     assert all(row.obtained == "emulated" for row in record.operators)
 
 
+@pytest.mark.slow
 def test_what_was_pushed_stays_where_the_user_wants_it_and_is_not_pushed_again(phones: Fleet, measure: Measure) -> None:
     phone = phones.add()
     measure(keep=True)
@@ -188,6 +197,7 @@ def test_what_was_pushed_stays_where_the_user_wants_it_and_is_not_pushed_again(p
     assert phone.files == []
 
 
+@pytest.mark.slow
 def test_a_file_that_was_changed_on_the_phone_is_pushed_again(phones: Fleet, measure: Measure) -> None:
     phone = phones.add()
     measure(keep=True)
@@ -196,6 +206,7 @@ def test_a_file_that_was_changed_on_the_phone_is_pushed_again(phones: Fleet, mea
     assert measure().records
 
 
+@pytest.mark.slow
 def test_bundles_of_two_phones_are_measured_at_the_same_time(
     phones: Fleet, make_bundle: MakeBundle, measure: Measure
 ) -> None:
@@ -232,6 +243,7 @@ def test_a_bundle_without_anything_for_phones(phones: Fleet, make_bundle: MakeBu
         profile([make_bundle(parities={"coreml-fp16": parity})], "android")
 
 
+@pytest.mark.slow
 def test_the_command_line(
     phones: Fleet, make_bundle: MakeBundle, installed: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,6 +257,7 @@ def test_the_command_line(
     assert "several phones are attached" in refusal(capsys, 2, *command, "android")
 
 
+@pytest.mark.slow
 def test_an_interrupted_profile_leaves_nothing(phones: Fleet, make_bundle: MakeBundle, installed: None) -> None:
     phone = phones.add("pixel8")
 

@@ -44,6 +44,7 @@ def test_wrong_numbers_are_a_failure_and_no_record(
     assert store.load() == []
 
 
+@pytest.mark.slow
 def test_a_good_candidate_is_measured_beside_a_bad_one(phones: Fleet, make_bundle: MakeBundle, installed: None) -> None:
     phone = phones.add()
     bad = make_bundle("bad", model=b"no model at all")
@@ -56,6 +57,7 @@ def test_a_good_candidate_is_measured_beside_a_bad_one(phones: Fleet, make_bundl
     check_nothing_left(phone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -86,6 +88,7 @@ def test_too_little_space_is_found_before_anything_is_pushed(phones: Fleet, meas
     check_nothing_left(phone)
 
 
+@pytest.mark.slow
 def test_a_runner_that_never_answers(phones: Fleet, measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_runner, "LOAD_S", 1.0)
     phone = phones.add("pixel8", ["hang=/model.onnx --input"])
@@ -94,6 +97,7 @@ def test_a_runner_that_never_answers(phones: Fleet, measure: Measure, monkeypatc
     check_nothing_left(phone)
 
 
+@pytest.mark.slow
 def test_a_runner_that_hangs_is_left_out_and_the_others_go_on(
     phones: Fleet, make_bundle: MakeBundle, installed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +112,7 @@ def test_a_runner_that_hangs_is_left_out_and_the_others_go_on(
     check_nothing_left(phone)
 
 
+@pytest.mark.slow
 def test_a_runner_that_is_killed_between_rounds_is_left_out(
     phones: Fleet, make_bundle: MakeBundle, installed: None
 ) -> None:
@@ -142,6 +147,7 @@ def test_a_phone_that_hangs_is_lost_and_no_candidate_to_blame(
     check_nothing_left(phone)
 
 
+@pytest.mark.slow
 def test_a_phone_is_not_measured_twice_at_once(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("pixel8")
     refused = rf"^android:{phone.serial}: is being measured already; wait for that to end$"
@@ -156,12 +162,14 @@ def test_a_phone_is_not_measured_twice_at_once(phones: Fleet, measure: Measure) 
     assert measure().records  # whoever ended no longer stands in the way
 
 
+@pytest.mark.slow
 def test_two_phones_are_measured_at_once(phones: Fleet, measure: Measure) -> None:
     first, second = phones.add("pixel8"), phones.add("galaxy_s9")
     watching = Watching(in_a_round=lambda: measure(f"android:{second.serial}"))
     assert measure(f"android:{first.serial}", watch=watching).records
 
 
+@pytest.mark.slow
 def test_the_profile_of_a_runtime_that_was_cut_off_does_not_stay(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("pixel8", ["drop-traced=1"])
     (record,) = measure(operators=True).records
@@ -169,6 +177,7 @@ def test_the_profile_of_a_runtime_that_was_cut_off_does_not_stay(phones: Fleet, 
     check_nothing_left(phone)
 
 
+@pytest.mark.slow
 def test_a_phone_that_is_waited_for_can_be_given_up(phones: Fleet, make_bundle: MakeBundle, installed: None) -> None:
     phone = phones.add("pixel8", [f"{IN_A_ROUND}:for-good"])
     watching = Watching()
@@ -179,12 +188,14 @@ def test_a_phone_that_is_waited_for_can_be_given_up(phones: Fleet, make_bundle: 
     assert watching.happened == ["round", "lost"]
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_in_a_push_is_waited_for(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("pixel8", ["drop-push=1000"])
     assert measure().records
     check_nothing_left(phone)
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_in_a_round_is_waited_for(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("pixel8", [IN_A_ROUND])
     (record,) = measure(iterations=10).records
@@ -194,6 +205,7 @@ def test_a_connection_that_breaks_in_a_round_is_waited_for(phones: Fleet, measur
     check_nothing_left(phone)
 
 
+@pytest.mark.slow
 def test_a_phone_that_stays_away_leaves_its_rounds_and_resume_goes_on(phones: Fleet, measure: Measure) -> None:
     phone = phones.add("pixel8", [f"{IN_A_ROUND}:for-good"])
     with pytest.raises(

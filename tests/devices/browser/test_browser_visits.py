@@ -288,6 +288,7 @@ def test_a_page_that_is_not_isolated_has_one_thread(under_way: Profiling) -> Non
     assert Page(under_way.address).begin(facts(isolated=False))["threads"] == 1
 
 
+@pytest.mark.slow
 def test_threads_that_a_page_cannot_have_are_refused(make_bundle: MakeBundle) -> None:
     with profiling([make_bundle()], threads=3, wait_s=2.0) as under_way:
         with pytest.raises(httpx.HTTPStatusError) as refused:

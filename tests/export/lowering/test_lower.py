@@ -120,6 +120,7 @@ class InPlace(nn.Module):
         return y.mul_(2) + z.transpose(1, 2)
 
 
+@pytest.mark.slow
 def test_in_place_operators_change_what_they_would_change_in_pytorch() -> None:
     assert_lowers_exactly(InPlace())
 

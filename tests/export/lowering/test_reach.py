@@ -85,6 +85,7 @@ def test_a_transposed_convolution_may_give_more_than_factor_times_as_many() -> N
     assert found == Axis(factor=2, dropped=-2, before=0, after=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "time", "space"),
     [

@@ -156,12 +156,14 @@ def test_convolutions_that_look_back_stream_exactly(
     assert_streams_exactly(Causal(pad, kernel, dilation))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", [0, 1])
 def test_upsampling_in_time_streams_exactly_whether_or_not_it_drops_a_frame(drop: int) -> None:
     form = assert_streams_exactly(Upsampling(drop))
     assert (form.frames, form.first_frames) == (2, 2 - drop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [Cached, Windowed, Chunked])
 def test_caches_windows_and_chunks_stream_exactly(build: type[nn.Module]) -> None:
     form = assert_streams_exactly(build())
@@ -207,6 +209,7 @@ def test_one_state_holds_all_that_is_kept_of_one_signal() -> None:
     assert form.states == [(2, 4, 5, 6), (2, 4, 5, 6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [

@@ -41,6 +41,7 @@ def test_a_type_is_called_after_the_model(name: str, expected: str) -> None:
     assert names.type_name(name, "video-decoder") == expected
 
 
+@pytest.mark.slow
 @given(st.text(max_size=300), st.sampled_from(TASKS))
 def test_every_name_gives_valid_identifiers(name: str, task: names.Task | None) -> None:
     found = names.type_name(name, task)

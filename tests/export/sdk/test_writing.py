@@ -200,6 +200,7 @@ def test_the_card_points_to_code_that_is_there(tmp_path: Path) -> None:
     assert "sdk/" not in model_card(content)
 
 
+@pytest.mark.slow
 def test_export_writes_it_before_it_seals_the_bundle(tmp_path: Path) -> None:
     module = nn.Conv2d(2, 3, 1)
     source = Source("any net", module, (torch.rand(1, 2, 4, 4),), "module", "Conv2d", ("x",), ("y",), task=None)

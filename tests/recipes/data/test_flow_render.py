@@ -67,6 +67,7 @@ def test_the_truth_of_a_plane_is_its_closed_form(matrix: np.ndarray) -> None:
     assert 0.3 < inside.mean() < 1
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.floats(0, 1))
 def test_the_second_frame_at_the_points_of_the_truth_is_the_first(seed: int, deformation: float) -> None:
     random = np.random.default_rng(seed)
