@@ -31,6 +31,7 @@ from toolkit.errors import HandheldError
 from toolkit.progress import track
 from toolkit.quiet import hush_libraries
 
+ROOT = f"{Path(__file__).resolve().parents[1]}/"
 TARGETS = ["onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"]
 RUNS, FAILS = "will run", "will not"
 
@@ -84,8 +85,13 @@ def _export(
         with torch.no_grad():
             call = clip_call(Source(name, module, inputs, "module", type(module).__name__, names, ()))
     except HandheldError as error:
-        return dict.fromkeys(targets, (FAILS, str(error)))
+        return dict.fromkeys(targets, (FAILS, _said(error)))
     return {target: _written(call, target) for target in targets}
+
+
+def _said(error: Exception) -> str:
+    """An error in one line, without the folder that this project happens to be in."""
+    return " ".join(str(error).split()).replace(ROOT, "")
 
 
 def _written(call: Call, target: str) -> tuple[str, str]:
@@ -94,7 +100,7 @@ def _written(call: Call, target: str) -> tuple[str, str]:
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             write_artifact(find_target(target), Path(folder), Material(call, estimates))
     except Exception as error:  # noqa: BLE001  (whatever it is, it did not run)
-        return FAILS, " ".join(f"{type(error).__name__}: {error}".split())
+        return FAILS, f"{type(error).__name__}: {_said(error)}"
     return RUNS, ""
 
 
