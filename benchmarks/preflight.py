@@ -8,6 +8,7 @@ The bar: every prediction is right.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -90,8 +91,8 @@ def _export(
 
 
 def _said(error: Exception) -> str:
-    """An error in one line, without the folder that this project happens to be in."""
-    return " ".join(str(error).split()).replace(ROOT, "")
+    """An error in one line, without the folders that this project and the artifact happen to be in."""
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/\w+/", "", " ".join(str(error).split()).replace(ROOT, ""))
 
 
 def _written(call: Call, target: str) -> tuple[str, str]:
