@@ -187,14 +187,20 @@ def palettized(tensor: torch.Tensor, bits: int) -> torch.Tensor:
 def _each(
     weight: Callable[[torch.Tensor, int], torch.Tensor], values: Callable[[torch.Tensor], torch.Tensor]
 ) -> Reduction:
+    weights: dict[fx.Node, torch.Tensor] = {}  # clustering takes long, and each is asked for many times
+
     def reduce(node: fx.Node, args: Sequence[Any], known: Sequence[bool]) -> list[Any]:
         first, second, axis = LAYERS[str(node.target)]
         axis = 1 if str(node.target) == "aten.convolution.default" and args[6] else axis  # transposed
         reduced = list(args)
         for place in (first, second):
             tensor = args[place]
-            if tensor.is_floating_point():
-                reduced[place] = weight(tensor, axis) if known[place] and place == second else values(tensor)
+            if not tensor.is_floating_point():
+                continue
+            if known[place] and place == second:
+                weights[node] = reduced[place] = weights[node] if node in weights else weight(tensor, axis)
+            else:
+                reduced[place] = values(tensor)
         return reduced
 
     return reduce

@@ -1,11 +1,12 @@
 """Which layers a lower precision hurts most, and the fewest that must keep the higher one to meet a budget.
 
 `rank` estimates: one layer at a time is reduced in PyTorch, the rest stays fp32. `fewest_wide` measures: it converts,
-opens and runs the artifact itself.
+opens and runs the artifact itself, and estimates only where to look.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +29,12 @@ from toolkit.errors import CheckFailed, UserError
 from toolkit.parity import Execution, Tolerance, compare
 from toolkit.progress import track
 
+#: Conversions whose place is chosen by estimates; all further ones of the search halve what is left.
+GUESSES = 4
 #: Conversions that go into giving single layers back once enough are kept.
 GIVE_BACK = 8
+#: By how many dB an estimate of a layer given back may miss the budget and still be tried.
+DOUBT_DB = 1.0
 #: Real inputs that the estimate is made on; the measurement takes all.
 ESTIMATED_ON = 2
 
@@ -53,6 +58,9 @@ class Step:
 
     kept: frozenset[str]
     psnr_db: float | None
+
+    def meets(self, budget_db: float) -> bool:
+        return self.psnr_db is not None and self.psnr_db >= budget_db
 
 
 @dataclass(frozen=True)
@@ -100,46 +108,98 @@ def fewest_wide(conversion: Conversion, target: Target, budget_db: float, folder
 
     PSNR is measured against the program in fp32, each real input a call of its own, and with results rounded to the
     artifact's precision where the runtime here would not (`Target.open_rounded`). The shortest prefix of `rank` that
-    does is found by halving; then layers are given back one at a time, the least sensitive first, for at most
-    `GIVE_BACK` conversions. `folder` is for artifacts on the way, which are removed. Raises `CheckFailed` where not
-    even the model with all layers kept reaches the budget, and `UserError` on targets that have one precision or keep
-    their states.
+    does is found from where estimates place it; then layers are given back one at a time, those first that by
+    estimates matter least, for at most `GIVE_BACK` conversions. `folder` is for artifacts on the way, which are
+    removed. Raises `CheckFailed` where not even the model with all layers kept reaches the budget, and `UserError` on
+    targets that have one precision or keep their states.
     """
     if target.keeps_states:
         raise UserError(f"{target.name}: keeps its states, so no single call can be judged; budget a target without")
     ranked = rank(conversion, target.name)
     trials = _Trials(conversion, target, budget_db, folder)
+    estimates = _Estimates(conversion, target.name)
     nodes = [one.node for one in ranked]
-    most = 2 + math.ceil(math.log2(max(2, len(nodes)))) + GIVE_BACK
+    most = 1 + GUESSES + math.ceil(math.log2(max(2, len(nodes)))) + GIVE_BACK
     with track(f"{target.name} within {budget_db:g} dB", most) as progress:
 
-        def meets(kept: Sequence[str]) -> bool:
+        def measured(kept: Sequence[str]) -> Step:
             step = trials.measure(frozenset(kept))
             said = "refused" if step.psnr_db is None else f"{step.psnr_db:.1f} dB"
             progress.update(min(len(trials.steps), most), f"{len(kept)} kept: {said}")
-            return step.psnr_db is not None and step.psnr_db >= budget_db
+            return step
 
-        kept = _shortest(nodes, meets) if not meets([]) else []
+        kept = _shortest(nodes, measured, estimates, budget_db)
         if kept is None:
             raise trials.missed()
-        for given_back in list(reversed(kept))[:GIVE_BACK] if len(kept) > 1 else []:
+        for given_back in _spare(kept, estimates, measured(kept), budget_db):
             fewer = [node for node in kept if node != given_back]
-            kept = fewer if meets(fewer) else kept
+            kept = fewer if measured(fewer).meets(budget_db) else kept
         progress.update(most, f"{len(kept)} of {len(nodes)} layers kept")
     reached = trials.measure(frozenset(kept)).psnr_db
     assert reached is not None
     return Budgeted(target.name, budget_db, reached, frozenset(kept), ranked, trials.steps)
 
 
-def _shortest(nodes: list[str], meets: Callable[[Sequence[str]], bool]) -> list[str] | None:
-    """The shortest prefix that meets the budget, of which the empty one does not; None where all of them do not."""
-    if not meets(nodes):
-        return None
-    low, high = 0, len(nodes)
+def _shortest(
+    nodes: list[str], measured: Callable[[Sequence[str]], Step], estimates: _Estimates, budget_db: float
+) -> list[str] | None:
+    """The shortest prefix that meets the budget, None where all of them do not.
+
+    Up to `GUESSES` lengths are those that estimates, shifted by how far off they last were, say to be right; then the
+    place between the longest known to miss and the shortest known to meet is found by halving.
+    """
+    step = measured([])
+    if step.meets(budget_db):
+        return []
+    low, high, guesses = 0, len(nodes) + 1, GUESSES
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if meets(nodes[:middle]) else (middle, high)
-    return nodes[:high]
+        count = (low + high) // 2
+        if guesses:
+            place = _place(nodes, estimates, budget_db + estimates.excess(step))
+            count, guesses = min(max(place, low + 1), high - 1), guesses - 1
+        step = measured(nodes[:count])
+        low, high = (low, count) if step.meets(budget_db) else (count, high)
+    return nodes[:high] if high <= len(nodes) else None
+
+
+def _place(nodes: list[str], estimates: _Estimates, asked_db: float) -> int:
+    """How many of the first nodes must be kept for so many dB by estimates: at least one."""
+    lengths = range(1, len(nodes))
+    return 1 + bisect.bisect_left(lengths, asked_db, key=lambda count: estimates.psnr(frozenset(nodes[:count])))
+
+
+def _spare(kept: list[str], estimates: _Estimates, step: Step, budget_db: float) -> list[str]:
+    """Those of the kept layers that are worth trying without, by estimates: the least missed first."""
+    if len(kept) < 2:
+        return []
+    asked = budget_db + estimates.excess(step) - DOUBT_DB
+    without = {node: estimates.psnr(frozenset(kept) - {node}) for node in kept}
+    found = sorted((node for node in kept if without[node] >= asked), key=without.__getitem__, reverse=True)
+    return found[:GIVE_BACK]
+
+
+class _Estimates:
+    """PSNR in dB, of the worst of the first real inputs, with all layers reduced in PyTorch but those kept."""
+
+    def __init__(self, conversion: Conversion, target: str) -> None:
+        self._walk, self._reduction = _Walk(conversion.program, target), reduction_of(target)
+        with torch.no_grad():
+            inputs = conversion.calibration[:ESTIMATED_ON]
+            self._pairs = [(arrays, self._walk.outputs(arrays)) for arrays in inputs]
+
+    @torch.no_grad()
+    def psnr(self, kept: frozenset[str]) -> float:
+        reduced = (
+            _psnr(self._walk.outputs(arrays, self._reduction, kept), expected) for arrays, expected in self._pairs
+        )
+        return min(reduced)
+
+    def excess(self, step: Step) -> float:
+        """By how many dB the estimate of what was measured is too high; 0 where either is no number."""
+        if step.psnr_db is None or not math.isfinite(step.psnr_db):
+            return 0.0
+        estimate = self.psnr(step.kept)
+        return estimate - step.psnr_db if math.isfinite(estimate) else 0.0
 
 
 class _Trials:
@@ -209,17 +269,31 @@ class _Walk:
 
     def hurt(self, arrays: Sequence[np.ndarray], reduction: Reduction) -> Iterator[tuple[str, float]]:
         """For every layer, PSNR of the worst output with this layer alone reduced; in the order of the program."""
-        expected = self._finish(0, self._begun(arrays))
+        expected = self.outputs(arrays)
         values = self._begun(arrays)
         reducible = set(self.layers)
         for place, node in enumerate(self._nodes):
             if node in reducible:
-                self._run.env = values
-                args, kwargs = self._run.fetch_args_kwargs_from_env(node)
-                known = [isinstance(one, fx.Node) and one not in self._fed for one in node.args]
-                reduced = node.target(*reduction(node, args, known), **kwargs)  # type: ignore[operator]
+                reduced = self._reduced(node, values, reduction)
                 yield node.name, _psnr(self._finish(place + 1, {**values, node: reduced}), expected)
             self._step(node, values)
+
+    def outputs(
+        self, arrays: Sequence[np.ndarray], reduction: Reduction | None = None, kept: frozenset[str] = frozenset()
+    ) -> list[np.ndarray]:
+        """The outputs in fp32; with a reduction, those of the program with all its layers reduced but those kept."""
+        reducible = {node for node in self.layers if node.name not in kept} if reduction else set()
+        values, result = self._begun(arrays), None
+        for node in self._nodes:
+            reduced = self._reduced(node, values, reduction) if reduction and node in reducible else None
+            result = self._step(node, values, reduced)
+        return _outputs(result)
+
+    def _reduced(self, node: fx.Node, values: dict[fx.Node, Any], reduction: Reduction) -> Any:
+        self._run.env = values
+        args, kwargs = self._run.fetch_args_kwargs_from_env(node)
+        known = [isinstance(one, fx.Node) and one not in self._fed for one in node.args]
+        return node.target(*reduction(node, args, known), **kwargs)  # type: ignore[operator]
 
     def _begun(self, arrays: Sequence[np.ndarray]) -> dict[fx.Node, Any]:
         inputs = [node for node in self._nodes if node.op == "placeholder"]
@@ -232,10 +306,12 @@ class _Walk:
             result = self._step(node, values)
         return _outputs(result)
 
-    def _step(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-        """Run one node, and forget what it was the last to use."""
+    def _step(self, node: fx.Node, values: dict[fx.Node, Any], known: Any = None) -> Any:
+        """Run one node unless its value is known, and forget what it was the last to use."""
         self._run.env = values
-        if node.op != "placeholder":
+        if known is not None:
+            values[node] = known
+        elif node.op != "placeholder":
             values[node] = None if str(node.target) in SKIPPED else self._run.run_node(node)
         result = values[node]
         for done in self._run.user_to_last_uses.get(node, []):
