@@ -6,6 +6,7 @@ gives it. How the shaders add up, and which layouts they take, is not modelled.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,11 +22,18 @@ with root_level_kept():  # the package sets it to INFO, for all of Python
     import executorch.backends.vulkan.custom_ops_lib  # noqa: F401  (torch kernels of its own operators)
     from executorch.backends.vulkan.op_registry import vulkan_supported_ops
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner as VulkanPartitioner
+    from executorch.backends.vulkan.patterns import fusable_patterns
     from executorch.backends.vulkan.serialization import vulkan_graph_schema as vk
     from executorch.backends.vulkan.serialization.vulkan_graph_serialize import (
         VulkanDelegateHeader,
         flatbuffer_to_vk_graph,
     )
+
+# ExecuTorch builds the graphs that it looks for anew in each partition and each conversion, which takes seconds: it
+# registers the functions without the cache that it puts around them.
+for _pattern in fusable_patterns.values():
+    if _pattern.get_graphs_fn is not None:
+        _pattern.get_graphs_fn = functools.cache(_pattern.get_graphs_fn)
 
 DTYPES = {
     vk.VkDataType.BOOL: torch.bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 from torch import nn
 from torch.nn import functional as F
@@ -38,6 +40,8 @@ TARGETS = ["onnx-fp32", "executorch-xnnpack-fp32", "coreml-fp16"]
 
 # No artifact of a test comes from the cache, its session's bundles included: what is proved was made here and now.
 os.environ["HANDHELD_CACHE"] = "off"
+# No test asks a hub, whose client would wait and try again where none can be reached.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 settings.register_profile("handheld", deadline=None, database=None, max_examples=50)
 settings.load_profile("handheld")
@@ -111,6 +115,15 @@ def plain_scheduling() -> Iterator[None]:
         assert policy == os.SCHED_OTHER
 
 
+@pytest.fixture
+def no_memory_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is not measured on this host: each candidate's pass imports a runtime in a process of its own."""
+    from devices import memory
+    from devices.records import Memory
+
+    monkeypatch.setattr(memory, "measure", lambda *_arguments: Memory(baseline_bytes=1, peak_bytes=2))
+
+
 @pytest.fixture(scope="session")
 def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
@@ -172,35 +185,61 @@ def write_recipe(tmp_path: Path, clip_file: Path, teacher_folder: Path) -> Recip
     return write
 
 
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, clip_file: Path, teacher_folder: Path) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Makes a path under a name by a function of it, once for all workers: the first makes it, the others wait."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / f"shared_{name}"
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "whole").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a worker left that failed
+                folder.mkdir()
+                make(folder / name)
+                (folder / "whole").touch()
+        return folder / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished_run(shared: Shared, clip_file: Path, teacher_folder: Path) -> Path:
     """A run directory as `distill` leaves it. Read only: copy it to change it."""
     import recipes
 
-    folder = tmp_path_factory.mktemp("distilled")
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(tiny_recipe(clip_file, teacher_folder)))
-    recipes.distill(recipes.load_recipe(path), folder / "run")
-    return folder / "run"
+    def make(run: Path) -> None:
+        recipe = run.with_name("recipe.yaml")
+        recipe.write_text(yaml.safe_dump(tiny_recipe(clip_file, teacher_folder)))
+        recipes.distill(recipes.load_recipe(recipe), run)
+
+    return shared("run", make)
 
 
 @pytest.fixture(scope="session")
-def exported_bundle(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
+def exported_bundle(shared: Shared, finished_run: Path) -> Path:
     """A bundle with all three targets. Read only: copy it to change it."""
     import export
 
-    path = tmp_path_factory.mktemp("exported") / "bundle"
-    export.export(export.from_run(finished_run), TARGETS, path, command="handheld export run")
-    return path
+    def make(bundle: Path) -> None:
+        export.export(export.from_run(finished_run), TARGETS, bundle, command="handheld export run")
+
+    return shared("bundle", make)
 
 
 @pytest.fixture(scope="session")
-def flow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def flow_bundle(shared: Shared) -> Path:
     """An untrained optical-flow student of 64x96 pixels as ONNX. Read only."""
     import export
     from export.sources import flow_source, moving_texture
     from tests.export.test_flow import random_student
 
-    path = tmp_path_factory.mktemp("flow") / "bundle"
-    export.export(flow_source("flow", random_student(), moving_texture((64, 96))), ["onnx-fp32"], path)
-    return path
+    def make(bundle: Path) -> None:
+        export.export(flow_source("flow", random_student(), moving_texture((64, 96))), ["onnx-fp32"], bundle)
+
+    return shared("flow", make)

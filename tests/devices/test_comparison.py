@@ -217,6 +217,7 @@ def test_files_and_bundles_do_not_mix(record: Any, make_bundle: Any, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_memory_pass")
 def test_a_bundle_beside_itself_is_measured_in_pairs(make_bundle: Any) -> None:
     bundle = make_bundle()
     found = devices.compare(bundle, bundle, iterations=3, repeats=1, threads=1)

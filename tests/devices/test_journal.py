@@ -41,6 +41,7 @@ def profiled(bundle: Path, url: str, **options: Any) -> list[ProfileRecord]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_memory_pass")
 def test_an_interrupted_session_goes_on_where_it_was(
     make_bundle: Any, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +61,7 @@ def test_an_interrupted_session_goes_on_where_it_was(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_memory_pass")
 def test_without_resume_a_new_session_begins(make_bundle: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = make_bundle()
     with monkeypatch.context() as patch:

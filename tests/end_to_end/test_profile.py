@@ -9,6 +9,7 @@ import pytest
 from tests.command_line import handheld, refusal
 
 
+@pytest.mark.usefixtures("no_memory_pass")
 def test_rows_of_two_bundles_of_one_model_can_be_told_apart(
     bundle: Path, exported_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

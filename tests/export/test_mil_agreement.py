@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import coremltools
 import numpy as np
@@ -20,6 +22,7 @@ from export.targets import Conversion, find_target
 from tests.conftest import Apply
 
 VIDEO = (1, 6, 3, 4, 8)
+TOGETHER = 8
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -32,22 +35,33 @@ def convert(program: ExportedProgram, path: Path) -> Path:
     return path
 
 
-def assert_agreement(module: nn.Module, folder: Path, video: torch.Tensor) -> None:
-    module = module.eval()
+class Several(nn.Module):
+    """Modules side by side on the same input: one conversion for all of them."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.several = nn.ModuleList(modules)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [module(x) for module in self.several]
+
+
+def assert_agreement(modules: dict[str, nn.Module], folder: Path, video: torch.Tensor) -> None:
     with torch.no_grad():
-        lowered = lower(module, (video,))
+        lowered = lower(Several(list(modules.values())).eval(), (video,))
         frames = to_frames(video) if video.ndim == 5 else video
         program = program_of(lowered, (frames,))
-        expected = lowered(frames).numpy()
-        target = find_target("onnx-fp32")
-        target.convert(Conversion(program, ["frames", "output"]), folder / "model.onnx")
-    (executed,) = target.open(folder / "model.onnx").call([frames.numpy()])
+        expected = [output.numpy() for output in lowered(frames)]
+        target, names = find_target("onnx-fp32"), [f"output_{number}" for number in range(len(modules))]
+        target.convert(Conversion(program, ["frames", *names]), folder / "model.onnx")
+    executed = target.open(folder / "model.onnx").call([frames.numpy()])
     mil = mil_reference.load(convert(program, folder / "model.mlpackage"))
-    (evaluated,) = mil_reference.evaluate(mil, [frames.numpy()])
-    for given, right in ((evaluated, executed), (evaluated, expected)):
-        given, right = given.astype(np.float64), right.astype(np.float64)
-        assert given.shape == right.shape
-        assert np.abs(given - right).max() <= 2e-5 * max(np.abs(right).max(), 1e-3)
+    evaluated = mil_reference.evaluate(mil, [frames.numpy()])
+    for name, mine, theirs, right in zip(modules, evaluated, executed, expected, strict=True):
+        for known in (theirs, right):
+            assert mine.shape == known.shape, name
+            error = np.abs(mine.astype(np.float64) - known.astype(np.float64)).max()
+            assert error <= 2e-5 * max(np.abs(known.astype(np.float64)).max(), 1e-3), name
 
 
 def pairs(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,15 +157,24 @@ PICTURE_CASES: dict[str, nn.Module] = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_the_evaluator_gives_what_onnx_runtime_executes(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    assert_agreement(CASES[name], tmp_path, torch.randn(VIDEO))
+def together(cases: dict[str, nn.Module]) -> list[Any]:
+    """The cases, by so many that one conversion stays small."""
+    names = iter(cases)
+    groups = iter(lambda: list(islice(names, TOGETHER)), [])
+    return [pytest.param({name: cases[name] for name in group}, id=", ".join(group)) for group in groups]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PICTURE_CASES)
-def test_the_evaluator_gives_what_onnx_runtime_executes_of_pictures(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("modules", together(CASES))
+def test_the_evaluator_gives_what_onnx_runtime_executes(modules: dict[str, nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    assert_agreement(PICTURE_CASES[name], tmp_path, torch.randn(1, 6, 4, 8))
+    assert_agreement(modules, tmp_path, torch.randn(VIDEO))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modules", together(PICTURE_CASES))
+def test_the_evaluator_gives_what_onnx_runtime_executes_of_pictures(
+    modules: dict[str, nn.Module], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    assert_agreement(modules, tmp_path, torch.randn(1, 6, 4, 8))

@@ -94,6 +94,34 @@ def test_exactly_the_layer_with_outlying_weights_is_kept(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+class Chain(nn.Module):
+    """Layers of which every third has outlying weights, that meet only zeros."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(length))
+        with torch.no_grad():
+            for layer in self.layers[::3]:
+                layer.weight[:, 0] = 30
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.cat([x, x, x[:, :2]], 1)
+        for layer in self.layers:
+            y = y + layer(torch.cat([torch.zeros_like(y[:, :1]), torch.tanh(y[:, 1:])], 1))
+        return y
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("budget_db", "kept"), [(35, 3), (45, 4)])
+def test_estimates_leave_three_conversions_to_the_search(budget_db: float, kept: int, tmp_path: Path) -> None:
+    """None kept, as many as estimates say, and one less."""
+    result = fewest_wide(conversion(Chain(12)), find_target("onnx-int8"), budget_db, tmp_path)
+    assert result.wide <= {"conv2d", "conv2d_3", "conv2d_6", "conv2d_9"}
+    assert [len(step.kept) for step in result.steps] == [0, kept, kept - 1]
+    assert [step.meets(budget_db) for step in result.steps] == [False, True, False]
+
+
 @pytest.mark.slow
 def test_nothing_is_kept_where_the_budget_is_met_without(tmp_path: Path) -> None:
     result = fewest_wide(conversion(nn.Conv2d(3, 3, 1)), find_target("onnx-int8"), 30, tmp_path)
