@@ -12,6 +12,7 @@ from devices.intervals import percentile_interval
 TIMES = st.lists(st.lists(st.floats(1, 100), min_size=1, max_size=8), min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(TIMES, st.sampled_from([50, 90, 99]))
 def test_an_interval_lies_within_the_times(repeats: list[list[float]], share: float) -> None:

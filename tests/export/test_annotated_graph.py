@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -12,6 +13,7 @@ from export.inspection import inspect_module
 from tests.conftest import Apply
 
 
+@pytest.mark.slow
 def test_a_graph_says_of_every_operator_where_it_runs_and_what_it_costs(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), Apply(lambda x: torch.fmod(x, 2)), nn.Conv2d(4, 4, 3))
     path = tmp_path / "graph.json"
@@ -41,6 +43,7 @@ def test_a_refused_operator_says_so(tmp_path: Path) -> None:
     assert "refused: onnx-fp32" in {key for key, _ in attributes}
 
 
+@pytest.mark.slow
 def test_nothing_is_planned_of_a_part_of_a_model(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv3d(3, 4, 1), Apply(lambda x: x + torch.linalg.svd(x)[1].sum()), nn.Conv3d(4, 4, 1))
     attributes = annotated(tmp_path, module, (1, 3, 2, 4, 4), "executorch-xnnpack-fp32")

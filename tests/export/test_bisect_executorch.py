@@ -26,6 +26,7 @@ def call() -> Call:
     return planted.call_of()
 
 
+@pytest.mark.slow
 def test_a_program_is_read_operator_by_operator_with_its_constants(call: Call, tmp_path: Path) -> None:
     path = planted.converted(TARGET, call, tmp_path)
     convolutions = [one for one in instructions(path) if one.operator == "Conv2d"]

@@ -27,6 +27,7 @@ def source() -> Source:
     return Source("outlying", Outlying().eval(), inputs[0], "module", "Outlying", ("x",), ("y",), task=None)
 
 
+@pytest.mark.slow
 def test_the_fewest_layers_are_kept_told_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = tmp_path / "bundle"
     manifest = export.export(source(), ["onnx-fp32", "onnx-int8"], bundle, budget_db=35, jobs=1)

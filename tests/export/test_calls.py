@@ -46,6 +46,7 @@ def tiny_decoder(**changes: object) -> students.Student:
     return students.build("turbo_vaed", "demo", {"latent_channels": 4, "widths": [8, 8, 8], **changes}).eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_run_calibrates_on_all_its_latents_at_the_shape_of_the_artifact(tmp_path: Path) -> None:
     held_out = latents((2, 4, 4), (3, 2, 6), (1, 5, 3))
@@ -63,6 +64,7 @@ def test_a_run_calibrates_on_all_its_latents_at_the_shape_of_the_artifact(tmp_pa
         np.testing.assert_array_equal(call.calibration[0][0], call.sample["latent"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_normalised_latents_calibrate_as_the_raw_ones_do() -> None:
     first, *others = latents((2, 4, 4), (3, 4, 4))
@@ -103,6 +105,7 @@ def test_a_module_with_other_inputs_calibrates_with_these_as_they_are() -> None:
     assert all(gain.item() == 2 for _, gain in call.calibration)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_stream_calibrates_on_its_steps_the_first_included() -> None:
     source = Source("causal", tiny_decoder(temporal_padding="causal"), (latents((3, 8, 8))[0],), "student", "TurboVAED")

@@ -26,6 +26,7 @@ class PlusANumber(nn.Module):
         return self.mean(x) + 0.5
 
 
+@pytest.mark.slow
 def test_a_number_is_added_to_a_linear_of_one_output(tmp_path: Path) -> None:
     network, x = PlusANumber().eval(), torch.randn(2, 5, 8)
     program = torch.export.export(network, (x,))
@@ -36,6 +37,7 @@ def test_a_number_is_added_to_a_linear_of_one_output(tmp_path: Path) -> None:
     np.testing.assert_allclose(result, expected, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "version", "kind", "least"),
     [
@@ -54,6 +56,7 @@ def test_deployment_target_and_precision_stand_in_the_package(
     assert nets.parity(target, path) > least
 
 
+@pytest.mark.slow
 def test_wide_nodes_and_no_others_compute_in_fp32(tmp_path: Path) -> None:
     program = nets.program()
     path = nets.write("coreml-fp16", tmp_path, program=program, wide=frozenset({"conv2d_1"}))
@@ -61,6 +64,7 @@ def test_wide_nodes_and_no_others_compute_in_fp32(tmp_path: Path) -> None:
     assert all("handheld_wide" not in str(node.meta.get("custom")) for node in program.graph.nodes)
 
 
+@pytest.mark.slow
 def test_a_wide_convolution_takes_its_batch_norm_along(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
     program = nets.program(module=module)
@@ -82,6 +86,7 @@ class Step(nn.Module):
         return self.after(mixed), mixed
 
 
+@pytest.mark.slow
 def test_states_and_wide_nodes(tmp_path: Path) -> None:
     examples = (torch.randn(1, 2, 4, 4), torch.ones(1, 1, 1, 1), torch.zeros(1, 2, 4, 4))
     program = torch.export.export(Step().eval(), examples)
@@ -98,6 +103,7 @@ def test_states_are_a_streams(tmp_path: Path) -> None:
         nets.write("coreml-state-fp16", tmp_path, sizes={"large": nets.program((12, 10))})
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     first = nets.contents(nets.write("coreml-fp16", tmp_path))
     assert nets.contents(nets.write("coreml-fp16", tmp_path)) == first
@@ -119,6 +125,7 @@ class Warp(nn.Module):
         return nn.functional.grid_sample((x * 3).relu(), grid, align_corners=False)
 
 
+@pytest.mark.slow
 def test_coordinates_stay_in_fp32(tmp_path: Path) -> None:
     path = nets.write("coreml-fp16", tmp_path, program=nets.program(module=Warp()))
     operations = mil_reference.main_function(mil_reference.load(path)).operations

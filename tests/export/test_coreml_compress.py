@@ -12,6 +12,7 @@ from tests.export import coreml_nets as nets
 AFFINE, BLOCKS, TABLE = "constexpr_affine_dequantize", "constexpr_blockwise_shift_scale", "constexpr_lut_to_dense"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "version", "operator", "bits", "least"),
     [
@@ -41,6 +42,7 @@ def test_large_weights_are_compressed_and_wide_ones_are_not(
     assert nets.weights_bytes(path) > small + 0.95 * 64 * 64 * 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["coreml-pal4", "coreml-pal6"])
 def test_tables_are_found_alike_every_time(tmp_path: Path, target: str) -> None:
     first = nets.contents(nets.write(target, tmp_path))

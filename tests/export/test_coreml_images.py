@@ -60,6 +60,7 @@ def write(tmp_path: Path, **changes: object) -> tuple[Path, torch.Tensor]:
     return path, latent
 
 
+@pytest.mark.slow
 def test_every_frame_is_a_picture(tmp_path: Path) -> None:
     path, latent = write(tmp_path)
     assert image_types(path) == ([], ["frame_0", "frame_1"])
@@ -82,6 +83,7 @@ def test_every_frame_is_a_picture(tmp_path: Path) -> None:
     np.testing.assert_allclose(last, level, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_wide_nodes(tmp_path: Path) -> None:
     path, _latent = write(tmp_path, wide=frozenset({"conv2d"}))
     assert nets.types(path) == ["fp32"]
@@ -104,6 +106,7 @@ def test_a_decoder_as_a_bundle(tmp_path: Path, finished_run: Path) -> None:
         assert sample["frame_0"].dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_a_streams_frames_are_put_together_and_its_states_are_tensors(tmp_path: Path) -> None:
     names = ["latent", "state_0", "frames", "next_state_0"]
     latent, state = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)

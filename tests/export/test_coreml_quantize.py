@@ -16,6 +16,7 @@ from tests.export import coreml_nets as nets
 from toolkit.errors import UserError
 
 
+@pytest.mark.slow
 def test_weights_and_activations_have_8_bits_but_those_of_wide_nodes(tmp_path: Path) -> None:
     path = nets.write("coreml-w8a8", tmp_path)
     assert nets.version(path) == 8
@@ -46,6 +47,7 @@ class Normed(nn.Module):
         return self.last(x * torch.rsqrt((x * x).sum(1, keepdim=True) + 1e-6))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_norms_stay_out_of_8_bits(tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ from toolkit.errors import UserError
 TALL = (12, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["coreml-fp16", "coreml-pal4"])
 def test_sizes_share_their_weights(tmp_path: Path, target: str) -> None:
     one = nets.weights_bytes(nets.write(target, tmp_path))

@@ -40,6 +40,7 @@ def test_a_convolution_that_would_stay_on_the_portable_kernels_is_refused(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_one_file_holds_a_method_for_every_size(tmp_path: Path) -> None:
     network = nn.Conv2d(3, 64, 3, padding=1).eval()
     large, small = torch.randn(2, 3, 6, 8), torch.randn(1, 3, 4, 6)
@@ -55,6 +56,7 @@ def test_one_file_holds_a_method_for_every_size(tmp_path: Path) -> None:
         executorch.open_method(path, "smal")
 
 
+@pytest.mark.slow
 def test_the_same_program_gives_the_same_bytes(tmp_path: Path) -> None:
     program = torch.export.export(nn.Conv2d(2, 3, 1).eval(), (torch.randn(1, 2, 4, 4),))
     for name in ("one.pte", "two.pte"):

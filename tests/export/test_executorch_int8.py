@@ -51,6 +51,7 @@ def test_calls_are_repeated_and_cropped_to_a_programs_sizes() -> None:
     assert fitted[0, 1].tolist() == [4, 5, 6, 7, 4]
 
 
+@pytest.mark.slow
 def test_only_convolutions_that_do_more_than_add_are_quantized() -> None:
     quantized = executorch_int8.quantize(conversion().program, conversion().calibration)
     weights = [node for node in quantized.graph.nodes if "dequantize_per_channel" in str(node.target)]
@@ -59,6 +60,7 @@ def test_only_convolutions_that_do_more_than_add_are_quantized() -> None:
     assert taken == {"aten.add.Tensor"}
 
 
+@pytest.mark.slow
 def test_wide_nodes_stay_in_fp32() -> None:
     given = conversion(frozenset({"conv2d_1"}))
     quantized = executorch_int8.quantize(given.program, given.calibration, given.wide)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from torch import nn
 
@@ -40,6 +41,7 @@ class SmallNumbers(nn.Module):
         return x / (x.square().mean(1, keepdim=True) + 1e-15) + (x + 1e-8) * 1.000004
 
 
+@pytest.mark.slow
 def test_numbers_next_to_zero_and_one_are_not_taken_for_them(tmp_path: Path) -> None:
     for x in (torch.zeros(1, 4, 3, 3), torch.randn(1, 4, 3, 3)):
         program = torch.export.export(SmallNumbers(), (x,))

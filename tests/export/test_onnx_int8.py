@@ -90,6 +90,7 @@ def test_weights_have_a_scale_for_each_output_channel(tmp_path: Path) -> None:
     assert sizes == {(8,)}
 
 
+@pytest.mark.slow
 def test_wide_nodes_stay_fp32(tmp_path: Path) -> None:
     x = [torch.randn(1, 3, 8, 8)]
     reduced, _ = converted(Layers(), x, tmp_path / "all.onnx")
@@ -149,6 +150,7 @@ def test_a_mean_over_channels_that_is_written_as_a_convolution_is_no_layer(tmp_p
     assert quantized(model) == ["conv2d"]
 
 
+@pytest.mark.slow
 def test_no_layers_and_no_inputs_are_refused(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 8, 8)
     with pytest.raises(CheckFailed, match="onnx-int8: nothing to quantize"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -29,6 +30,7 @@ def test_a_file_runs_and_says_what_a_build_needs(tmp_path: Path) -> None:
     assert str(tmp_path) not in config
 
 
+@pytest.mark.slow
 def test_the_rank_is_read_off_the_file_itself(tmp_path: Path) -> None:
     program = torch.export.export(nn.Conv3d(2, 2, 1).eval(), (torch.randn(1, 2, 3, 4, 4),))
     assert ort.convert(Conversion(program, ["latent", "frames"]), tmp_path / "model.ort").max_rank == 5

@@ -40,6 +40,7 @@ def test_the_wrong_operator_of_a_bundles_artifact_is_named(exported_bundle: Path
     assert line.startswith(f"first wrong: Sub '{name}' (after ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_stream", [False, True])
 @torch.no_grad()
 def test_a_fresh_conversion_is_calibrated_as_the_export_was(is_stream: bool) -> None:

@@ -18,6 +18,7 @@ def test_last_line_is_the_result() -> None:
     assert last_line(child("print('first'); print('last')"), 60) == "last"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "ending"),
     [

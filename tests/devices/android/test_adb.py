@@ -200,6 +200,7 @@ def test_nothing_outside_of_the_sandbox_can_be_reached(phones: Fleet, tmp_path: 
     assert victim.read_text() == "untouched"
 
 
+@pytest.mark.slow
 def test_a_command_that_never_answers(phones: Fleet) -> None:
     phone = Phone(phones.add(faults=["hang=getprop"]).serial)
     started = time.monotonic()

@@ -56,6 +56,7 @@ def test_litert(phones: Fleet, tmp_path: Path, model: Path) -> None:
     assert any("; exec /data/local/tmp/handheld/" in service for service in phone.services)
 
 
+@pytest.mark.slow
 def test_a_binary_that_hangs_is_ended(
     phones: Fleet, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def test_pages_are_not_silent_while_an_output_is_compared(
         assert len(under_way.result().records) == 2
 
 
+@pytest.mark.slow
 def test_a_page_that_is_closed_is_lost_and_what_it_measured_is_resumed(
     make_bundle: MakeBundle, frames: np.ndarray
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_page_that_fails_says_why_and_what_it_measured_is_safe(under_way: Prof
         under_way.result()
 
 
+@pytest.mark.slow
 def test_two_phones_have_a_session_each(under_way: Profiling, frames: np.ndarray) -> None:
     address = under_way.address
     first, second = Page(address), Page(address)
@@ -133,6 +135,7 @@ def test_of_two_phones_one_may_be_lost(make_bundle: MakeBundle, frames: np.ndarr
     assert (len(found.records), [failure.kind for failure in found.failures]) == (1, ["lost"])
 
 
+@pytest.mark.slow
 def test_two_like_phones_do_not_resume_one_session(make_bundle: MakeBundle, frames: np.ndarray) -> None:
     bundle = make_bundle()
     with profiling([bundle], Patience(closed_s=0.1)) as under_way:
@@ -152,6 +155,7 @@ def test_two_like_phones_do_not_resume_one_session(make_bundle: MakeBundle, fram
         assert len({record.session for record in under_way.result().records}) == 2
 
 
+@pytest.mark.slow
 def test_two_like_phones_that_were_both_lost_both_go_on(make_bundle: MakeBundle, frames: np.ndarray) -> None:
     bundle = make_bundle()
     with profiling([bundle], Patience(closed_s=0.1)) as under_way:

@@ -67,6 +67,7 @@ def test_a_join_of_what_is_not_one_stays(function: Callable[[torch.Tensor], torc
     assert "aten.cat.default" in operators
 
 
+@pytest.mark.slow
 def test_a_join_that_stands_later_is_not_taken_before_it_is_made() -> None:
     def twice(x: torch.Tensor) -> torch.Tensor:
         parts = [torch.tanh(CONV(part)) for part in x.split(1)]

@@ -28,6 +28,7 @@ def assert_unrolls_exactly(module: nn.Module, shape: tuple[int, ...] = VIDEO) ->
     assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [
@@ -55,6 +56,7 @@ def test_operators_frame_by_frame_keep_their_numbers(module: nn.Module) -> None:
     assert_unrolls_exactly(module)
 
 
+@pytest.mark.slow
 def test_the_student_unrolls_exactly() -> None:
     student = students.build("turbo_vaed", "demo", {"latent_channels": 4, "widths": [16, 16, 16]})
     assert_unrolls_exactly(student, (1, 4, 3, 5, 6))

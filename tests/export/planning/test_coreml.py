@@ -34,6 +34,7 @@ def test_an_operator_that_leaves_is_traced_to_the_node_it_was_made_for() -> None
     assert "[trigonometry]" in row.reason
 
 
+@pytest.mark.slow
 def test_what_reports_contradict_each_other_on_is_not_counted() -> None:
     plain, dilated = placed(nn.Conv2d(4, 4, 3)), placed(nn.Conv2d(4, 4, 3, dilation=2))
     assert dilated.share == plain.share
@@ -46,6 +47,7 @@ def test_what_only_older_chips_lack_is_a_note() -> None:
     assert "older chips also" in plan.note
 
 
+@pytest.mark.slow
 def test_a_program_in_fp32_has_no_part_on_the_engine() -> None:
     example = torch.randn(1, 4, 8, 8)
     with torch.no_grad():

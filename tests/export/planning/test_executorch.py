@@ -38,6 +38,7 @@ def test_vulkan_takes_convolutions_frame_by_frame(batch: int) -> None:
     assert plan.refused == []
 
 
+@pytest.mark.slow
 def test_arithmetic_on_sizes_is_no_operator_outside() -> None:
     plan = executorch.plan_xnnpack(program(nn.Sequential(nn.Conv2d(4, 4, 3), Apply(torch.tril)), 1, 4, 8, 8))
     assert plan.refused == []

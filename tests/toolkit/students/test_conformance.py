@@ -18,6 +18,7 @@ def test_a_published_layout_gives_its_authors_video(name: str) -> None:
     assert (video - known.video)[comparable].abs().max() <= 1e-5 * known.video.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ltx", "dc-ae"])
 def test_what_is_not_compared_is_not_determined_either(name: str) -> None:
     """In fp64 the same formula is as far from the authors' fp32 video, and only where the norm is ill-conditioned."""
