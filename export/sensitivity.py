@@ -34,7 +34,7 @@ GUESSES = 4
 #: Conversions that go into giving single layers back once enough are kept.
 GIVE_BACK = 8
 #: By how many dB an estimate of a layer given back may miss the budget and still be tried.
-DOUBT_DB = 1.0
+DOUBT_DB = 0.5
 #: Real inputs that the estimate is made on; the measurement takes all.
 ESTIMATED_ON = 2
 
