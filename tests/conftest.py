@@ -124,23 +124,47 @@ def no_memory_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "measure", lambda *_arguments: Memory(baseline_bytes=1, peak_bytes=2))
 
 
-@pytest.fixture(scope="session")
-def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+Shared = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
-def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Makes a path under a name by a function of it, once for all workers: the first makes it, the others wait."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / f"shared_{name}"
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "whole").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a worker left that failed
+                folder.mkdir()
+                make(folder / name)
+                (folder / "whole").touch()
+        return folder / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def clip_file(shared: Shared) -> Path:
+    return shared("clip.mp4", write_clip)
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(shared: Shared) -> Path:
     """An untrained AutoencoderKLLTXVideo at tiny width with statistics of its latents, saved as diffusers saves it."""
     from recipes.teachers.diffusers_vae import build
 
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("teacher")
-    vae = build("AutoencoderKLLTXVideo", TINY_VAE).vae
-    vae.latents_mean.copy_(torch.tensor(LATENT_MEAN))
-    vae.latents_std.copy_(torch.tensor(LATENT_STD))
-    vae.save_pretrained(folder)
-    return folder
+    def make(folder: Path) -> None:
+        torch.manual_seed(0)
+        vae = build("AutoencoderKLLTXVideo", TINY_VAE).vae
+        vae.latents_mean.copy_(torch.tensor(LATENT_MEAN))
+        vae.latents_std.copy_(torch.tensor(LATENT_STD))
+        vae.save_pretrained(folder)
+
+    return shared("teacher", make)
 
 
 def tiny_recipe(clip: Path, teacher: Path) -> dict[str, Any]:
@@ -183,29 +207,6 @@ def write_recipe(tmp_path: Path, clip_file: Path, teacher_folder: Path) -> Recip
         return path
 
     return write
-
-
-Shared = Callable[[str, Callable[[Path], object]], Path]
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    """Makes a path under a name by a function of it, once for all workers: the first makes it, the others wait."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
-
-    def made(name: str, make: Callable[[Path], object]) -> Path:
-        folder = root / f"shared_{name}"
-        with FileLock(f"{folder}.lock"):
-            if not (folder / "whole").exists():
-                shutil.rmtree(folder, ignore_errors=True)  # what a worker left that failed
-                folder.mkdir()
-                make(folder / name)
-                (folder / "whole").touch()
-        return folder / name
-
-    return made
 
 
 @pytest.fixture(scope="session")

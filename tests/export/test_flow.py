@@ -111,7 +111,7 @@ def test_all_targets_give_pytorchs_flow_at_an_odd_size(tmp_path: Path) -> None:
         assert artifact.graph.max_rank <= 4
         assert not any(name.startswith("cpu:") and "convolution" in name for name in artifact.graph.operators)
     with np.load(tmp_path / "bundle" / "sample.npz") as sample:
-        assert np.abs(sample["flow"]).mean() > 2
+        assert np.abs(sample["flow"]).mean() > 1
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "An optical-flow network" in card
     for text in ("let image2 = try MLMultiArray", "val image2 = FloatArray", '"image2" to OnnxTensor'):

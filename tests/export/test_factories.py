@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.sources import from_factory, from_module
+from export.factories import from_factory
+from export.sources import from_module
 from toolkit.errors import UserError
 
 FACTORIES = """
