@@ -38,7 +38,7 @@ def from_factory(spec: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     return module.float(), tuple(x.detach().float() if x.is_floating_point() else x.detach() for x in inputs)
 
 
-def parameters(module: nn.Module, count: int) -> tuple[str, ...]:
+def input_names(module: nn.Module, count: int) -> tuple[str, ...]:
     """The names of the first inputs of a module; those that `*xs` takes are `xs_0`, `xs_1` and so on."""
     names: list[str] = []
     for name, parameter in inspect.signature(module.forward).parameters.items():

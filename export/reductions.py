@@ -150,7 +150,7 @@ def reduction_of(target: str) -> Reduction:
     palettes = re.fullmatch(r"pal(\d)", precision)
     if palettes:
         bits = int(palettes[1])
-        return _each(lambda tensor, _axis: palettized(tensor, bits), lambda tensor: tensor)
+        return _each(lambda tensor, _axis: palettized(tensor, bits), lambda tensor: tensor, takes_long=True)
     raise UserError(
         f"target {target}: reduces no layer, so none can be kept; choose one of fp16, int8, int4 or a palette"
     )
@@ -185,9 +185,17 @@ def palettized(tensor: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _each(
-    weight: Callable[[torch.Tensor, int], torch.Tensor], values: Callable[[torch.Tensor], torch.Tensor]
+    weight: Callable[[torch.Tensor, int], torch.Tensor],
+    values: Callable[[torch.Tensor], torch.Tensor],
+    takes_long: bool = False,
 ) -> Reduction:
-    weights: dict[fx.Node, torch.Tensor] = {}  # clustering takes long, and each is asked for many times
+    known_weights: dict[fx.Node, torch.Tensor] = {}  # those that took long, for each is asked for many times
+
+    def reduced_weight(node: fx.Node, tensor: torch.Tensor, axis: int) -> torch.Tensor:
+        found = known_weights[node] if node in known_weights else weight(tensor, axis)
+        if takes_long:
+            known_weights[node] = found
+        return found
 
     def reduce(node: fx.Node, args: Sequence[Any], known: Sequence[bool]) -> list[Any]:
         first, second, axis = LAYERS[str(node.target)]
@@ -195,12 +203,9 @@ def _each(
         reduced = list(args)
         for place in (first, second):
             tensor = args[place]
-            if not tensor.is_floating_point():
-                continue
-            if known[place] and place == second:
-                weights[node] = reduced[place] = weights[node] if node in weights else weight(tensor, axis)
-            else:
-                reduced[place] = values(tensor)
+            if tensor.is_floating_point():
+                is_weight = known[place] and place == second
+                reduced[place] = reduced_weight(node, tensor, axis) if is_weight else values(tensor)
         return reduced
 
     return reduce

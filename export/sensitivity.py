@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,10 @@ class Step:
     kept: frozenset[str]
     psnr_db: float | None
 
+    @property
+    def is_measured(self) -> bool:
+        return self.psnr_db is not None and math.isfinite(self.psnr_db)
+
     def meets(self, budget_db: float) -> bool:
         return self.psnr_db is not None and self.psnr_db >= budget_db
 
@@ -87,18 +91,16 @@ def rank(conversion: Conversion, target: str) -> list[Layer]:
     first real inputs, and from every layer on once more. Raises `UserError` where the target reduces nothing, and
     `CheckFailed` where there are no real inputs.
     """
-    reduction = reduction_of(target)
-    if not conversion.calibration:
-        raise CheckFailed(f"{target}: there are no real inputs to judge layers by; give at least one example")
-    worst: dict[str, float] = {}
-    with torch.no_grad():
-        walk = _Walk(conversion.program, target)
-        inputs = conversion.calibration[:ESTIMATED_ON]
-        with track("sensitivity", len(inputs) * len(walk.layers)) as progress:
-            for number, arrays in enumerate(inputs):
-                for done, (name, psnr) in enumerate(walk.hurt(arrays, reduction)):
-                    worst[name] = min(psnr, worst.get(name, math.inf))
-                    progress.update(number * len(walk.layers) + done + 1, name)
+    return _ranked(_Estimates(conversion, target))
+
+
+def _ranked(estimates: _Estimates) -> list[Layer]:
+    walk, worst = estimates.walk, dict[str, float]()
+    with torch.no_grad(), track("sensitivity", len(estimates.inputs) * len(walk.layers)) as progress:
+        for number, arrays in enumerate(estimates.inputs):
+            for done, (name, psnr) in enumerate(walk.hurt(arrays, estimates.reduction)):
+                worst[name] = min(psnr, worst.get(name, math.inf))
+                progress.update(number * len(walk.layers) + done + 1, name)
     found = [Layer(walk.path(node), node.name, str(node.target), worst[node.name]) for node in walk.layers]
     return sorted(found, key=lambda one: one.psnr_db)
 
@@ -115,12 +117,13 @@ def fewest_wide(conversion: Conversion, target: Target, budget_db: float, folder
     """
     if target.keeps_states:
         raise UserError(f"{target.name}: keeps its states, so no single call can be judged; budget a target without")
-    ranked = rank(conversion, target.name)
-    trials = _Trials(conversion, target, budget_db, folder)
     estimates = _Estimates(conversion, target.name)
+    ranked = _ranked(estimates)
+    trials = _Trials(conversion, target, budget_db, folder)
     nodes = [one.node for one in ranked]
     most = 1 + GUESSES + math.ceil(math.log2(max(2, len(nodes)))) + GIVE_BACK
     with track(f"{target.name} within {budget_db:g} dB", most) as progress:
+        estimates.told = lambda: progress.update(min(len(trials.steps), most), "estimating")
 
         def measured(kept: Sequence[str]) -> Step:
             step = trials.measure(frozenset(kept))
@@ -128,78 +131,110 @@ def fewest_wide(conversion: Conversion, target: Target, budget_db: float, folder
             progress.update(min(len(trials.steps), most), f"{len(kept)} kept: {said}")
             return step
 
-        kept = _shortest(nodes, measured, estimates, budget_db)
-        if kept is None:
+        search = _Search(nodes, measured, trials.steps, estimates, budget_db)
+        prefix = search.shortest()
+        if prefix is None:
             raise trials.missed()
-        for given_back in _spare(kept, estimates, measured(kept), budget_db):
-            fewer = [node for node in kept if node != given_back]
-            kept = fewer if measured(fewer).meets(budget_db) else kept
+        kept = search.without_spare(prefix)
         progress.update(most, f"{len(kept)} of {len(nodes)} layers kept")
     reached = trials.measure(frozenset(kept)).psnr_db
     assert reached is not None
     return Budgeted(target.name, budget_db, reached, frozenset(kept), ranked, trials.steps)
 
 
-def _shortest(
-    nodes: list[str], measured: Callable[[Sequence[str]], Step], estimates: _Estimates, budget_db: float
-) -> list[str] | None:
-    """The shortest prefix that meets the budget, None where all of them do not.
+@dataclass(frozen=True)
+class _Search:
+    """For few of `nodes`, the most sensitive first, that meet the budget; `steps` are all that was `measured`."""
 
-    Up to `GUESSES` lengths are those that estimates, shifted by how far off they last were, say to be right; then the
-    place between the longest known to miss and the shortest known to meet is found by halving.
-    """
-    step = measured([])
-    if step.meets(budget_db):
-        return []
-    low, high, guesses = 0, len(nodes) + 1, GUESSES
-    while high - low > 1:
-        count = (low + high) // 2
-        if guesses:
-            place = _place(nodes, estimates, budget_db + estimates.excess(step))
-            count, guesses = min(max(place, low + 1), high - 1), guesses - 1
-        step = measured(nodes[:count])
-        low, high = (low, count) if step.meets(budget_db) else (count, high)
-    return nodes[:high] if high <= len(nodes) else None
+    nodes: list[str]
+    measured: Callable[[Sequence[str]], Step]
+    steps: list[Step]
+    estimates: _Estimates
+    budget_db: float
 
+    def shortest(self) -> list[str] | None:
+        """The shortest prefix that meets the budget, where longer ones lose less; None where all nodes do not meet it.
 
-def _place(nodes: list[str], estimates: _Estimates, asked_db: float) -> int:
-    """How many of the first nodes must be kept for so many dB by estimates: at least one."""
-    lengths = range(1, len(nodes))
-    return 1 + bisect.bisect_left(lengths, asked_db, key=lambda count: estimates.psnr(frozenset(nodes[:count])))
+        Up to `GUESSES` lengths are those that estimates say to be right; after them, and after a refusal, which
+        teaches nothing, the place between the longest known to miss and the shortest known to meet is halved.
+        """
+        step = self.measured([])
+        if step.meets(self.budget_db):
+            return []
+        low, high, guesses = 0, len(self.nodes) + 1, GUESSES
+        while high - low > 1:
+            count = (low + high) // 2
+            if guesses and step.is_measured:
+                count, guesses = min(max(self._likely(), low + 1), high - 1), guesses - 1
+            step = self.measured(self.nodes[:count])
+            low, high = (low, count) if step.meets(self.budget_db) else (count, high)
+        return self.nodes[:high] if high <= len(self.nodes) else None
 
+    def _likely(self) -> int:
+        """How many of the first nodes must be kept by estimates: at least one."""
+        lengths, needed = range(1, len(self.nodes)), self.estimates.needed(self.steps, self.budget_db)
+        return 1 + bisect.bisect_left(lengths, needed, key=lambda count: self.estimates.psnr(self.nodes[:count]))
 
-def _spare(kept: list[str], estimates: _Estimates, step: Step, budget_db: float) -> list[str]:
-    """Those of the kept layers that are worth trying without, by estimates: the least missed first."""
-    if len(kept) < 2:
-        return []
-    asked = budget_db + estimates.excess(step) - DOUBT_DB
-    without = {node: estimates.psnr(frozenset(kept) - {node}) for node in kept}
-    found = sorted((node for node in kept if without[node] >= asked), key=without.__getitem__, reverse=True)
-    return found[:GIVE_BACK]
+    def without_spare(self, prefix: list[str]) -> list[str]:
+        """The prefix without the nodes that turn out not to be needed; without its last, it is known to miss."""
+        kept, tries = prefix, GIVE_BACK
+        alone = {node: self.estimates.psnr(set(prefix) - {node}) for node in prefix[:-1]}
+        for node in sorted(alone, key=alone.__getitem__, reverse=True):
+            fewer = [other for other in kept if other != node]
+            needed = self.estimates.needed(self.steps, self.budget_db) - DOUBT_DB
+            if tries == 0 or self.estimates.psnr(fewer) < needed:
+                break
+            kept, tries = fewer if self.measured(fewer).meets(self.budget_db) else kept, tries - 1
+        return kept
 
 
 class _Estimates:
-    """PSNR in dB, of the worst of the first real inputs, with all layers reduced in PyTorch but those kept."""
+    """PSNR in dB, of the worst of the first real inputs, with all layers reduced in PyTorch but those kept.
+
+    `told` is called before each new estimate. Raises as `rank` does.
+    """
 
     def __init__(self, conversion: Conversion, target: str) -> None:
-        self._walk, self._reduction = _Walk(conversion.program, target), reduction_of(target)
+        self.reduction = reduction_of(target)
+        if not conversion.calibration:
+            raise CheckFailed(f"{target}: there are no real inputs to judge layers by; give at least one example")
+        self.told: Callable[[], None] = lambda: None
+        self.inputs = conversion.calibration[:ESTIMATED_ON]
+        self._known: dict[frozenset[str], float] = {}
         with torch.no_grad():
-            inputs = conversion.calibration[:ESTIMATED_ON]
-            self._pairs = [(arrays, self._walk.outputs(arrays)) for arrays in inputs]
+            self.walk = _Walk(conversion.program, target)
+            self._expected = [self.walk.outputs(arrays) for arrays in self.inputs]
 
     @torch.no_grad()
-    def psnr(self, kept: frozenset[str]) -> float:
-        reduced = (
-            _psnr(self._walk.outputs(arrays, self._reduction, kept), expected) for arrays, expected in self._pairs
-        )
-        return min(reduced)
+    def psnr(self, kept: Iterable[str]) -> float:
+        key = frozenset(kept)
+        if key not in self._known:
+            self.told()
+            outputs = (self.walk.outputs(arrays, self.reduction, key) for arrays in self.inputs)
+            self._known[key] = min(map(_psnr, outputs, self._expected))
+        return self._known[key]
 
-    def excess(self, step: Step) -> float:
-        """By how many dB the estimate of what was measured is too high; 0 where either is no number."""
-        if step.psnr_db is None or not math.isfinite(step.psnr_db):
-            return 0.0
-        estimate = self.psnr(step.kept)
-        return estimate - step.psnr_db if math.isfinite(estimate) else 0.0
+    def needed(self, steps: Sequence[Step], budget_db: float) -> float:
+        """The estimate that stands for the budget: inf where no layer kept would do.
+
+        The noise of artifacts is taken for a share of the estimated one, and for a part that no layer takes away: the
+        line through the first measurement and the last, or through one and the origin.
+        """
+        points = [(_noise(self.psnr(step.kept)), _noise(step.psnr_db)) for step in steps if step.psnr_db is not None]
+        points = [point for point in points if all(map(math.isfinite, point))]
+        if not points:
+            return budget_db
+        (x, y), (first_x, first_y) = points[-1], points[0] if len(points) > 1 else (0.0, 0.0)
+        slope = (y - first_y) / (x - first_x) if x != first_x else 0.0
+        if slope <= 0:
+            return budget_db
+        left = x + (_noise(budget_db) - y) / slope
+        return -10 * math.log10(left) if left > 0 else math.inf
+
+
+def _noise(psnr_db: float) -> float:
+    """Mean square error as a share of the squared peak."""
+    return float(10 ** (-psnr_db / 10))
 
 
 class _Trials:

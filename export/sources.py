@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from export.factories import from_factory, parameters
+from export.factories import from_factory, input_names
 from toolkit import students
 from toolkit.errors import UserError
 from toolkit.evaluation import AnyEvaluation, read_evaluation
@@ -197,7 +197,7 @@ def flow_source(
 def from_module(spec: str) -> Source:
     """What the factory `PKG.MOD:FACTORY` returns, `(module, example inputs)`; raises `UserError` as `from_factory`."""
     module, inputs = from_factory(spec)
-    names = parameters(module, len(inputs))
+    names = input_names(module, len(inputs))
     return Source(
         name=spec.rsplit(":")[-1],
         module=module,

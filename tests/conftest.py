@@ -43,6 +43,8 @@ os.environ["HANDHELD_CACHE"] = "off"
 # No test asks a hub, whose client would wait and try again where none can be reached.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+torch.set_num_threads(1)  # what a session's fixtures make is made before the first test sets it
+
 settings.register_profile("handheld", deadline=None, database=None, max_examples=50)
 settings.load_profile("handheld")
 

@@ -18,9 +18,9 @@ from toolkit.latents import LatentStatistics
 
 #: Half precision moves numbers near zero further than fp32 does.
 THRESHOLDS = {"onnx-fp32": 1e-2, "executorch-xnnpack-fp32": 1e-2, "coreml-fp16": 5e-2}
-#: Every layout in ONNX, and every target for one layout at least: all are made from the same lowered graph.
+#: Every layout in ONNX, and the one whose norm is ill-conditioned in all: they are made from the same lowered graph.
 CASES = [("onnx-fp32", name) for name in NAMES]
-CASES += [("executorch-xnnpack-fp32", "ltx"), ("coreml-fp16", "ltx"), ("coreml-fp16", "dc-ae")]
+CASES += [("executorch-xnnpack-fp32", "dc-ae"), ("coreml-fp16", "ltx"), ("coreml-fp16", "dc-ae")]
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torch import nn
 
 from export.reductions import palettized, quantized_values, quantized_weight
 from export.sensitivity import fewest_wide, rank
-from export.targets import Conversion, Session, Written, find_target
+from export.targets import Conversion, Session, Target, Written, find_target
 from toolkit.errors import CheckFailed, UserError
 
 
@@ -95,14 +97,14 @@ def test_exactly_the_layer_with_outlying_weights_is_kept(tmp_path: Path) -> None
 
 
 class Chain(nn.Module):
-    """Layers of which every third has outlying weights, that meet only zeros."""
+    """Layers of which one in so many, the first included, has outlying weights, that meet only zeros."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, one_in: int) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(length))
         with torch.no_grad():
-            for layer in self.layers[::3]:
+            for layer in self.layers[::one_in]:
                 layer.weight[:, 0] = 30
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -116,10 +118,89 @@ class Chain(nn.Module):
 @pytest.mark.parametrize(("budget_db", "kept"), [(35, 3), (45, 4)])
 def test_estimates_leave_three_conversions_to_the_search(budget_db: float, kept: int, tmp_path: Path) -> None:
     """None kept, as many as estimates say, and one less."""
-    result = fewest_wide(conversion(Chain(12)), find_target("onnx-int8"), budget_db, tmp_path)
+    result = fewest_wide(conversion(Chain(12, one_in=3)), find_target("onnx-int8"), budget_db, tmp_path)
     assert result.wide <= {"conv2d", "conv2d_3", "conv2d_6", "conv2d_9"}
     assert [len(step.kept) for step in result.steps] == [0, kept, kept - 1]
     assert [step.meets(budget_db) for step in result.steps] == [False, True, False]
+
+
+Refuses = Callable[[frozenset[str]], bool]
+
+
+def worse(refuses: Refuses = lambda _kept: False, error: float = 0.0) -> Target:
+    """8 bits of ONNX that refuse some sets of layers kept, and add an `error` to outputs."""
+    target = find_target("onnx-int8")
+
+    def convert(given: Conversion, path: Path) -> Written:
+        if refuses(given.wide):
+            raise CheckFailed("refused")
+        return target.convert(given, path)
+
+    def open_worse(path: Path) -> Session:
+        session = target.open(path)
+        return replace(session, call=lambda arrays: [output + error for output in session.call(arrays)])
+
+    return replace(target, convert=convert, open=open_worse, open_rounded=None)
+
+
+@pytest.fixture(scope="module")
+def alike() -> Conversion:
+    """A model of twelve layers that all hurt."""
+    return conversion(Chain(12, one_in=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget_db", [26, 30])
+@pytest.mark.parametrize(
+    ("refused", "floor", "most"),
+    [((), 0.0, 3), ((), 0.5, 4), ((1, 2, 3), 0.0, 5), ((4, 5, 6, 7), 0.0, 6)],
+    ids=["as estimated", "a floor", "few refused", "the place refused"],
+)
+def test_the_shortest_list_is_found_in_few_conversions(
+    alike: Conversion, budget_db: float, refused: tuple[int, ...], floor: float, most: int, tmp_path: Path
+) -> None:
+    """`floor` is the share of the budget's noise that no layer kept takes away."""
+    given = alike
+    span = np.ptp(given.program.module()(torch.from_numpy(given.calibration[0][0])).detach().numpy())
+    error = math.sqrt(floor) * 10 ** (-budget_db / 20) * float(span)
+    result = fewest_wide(given, worse(lambda kept: len(kept) in refused, error), budget_db, tmp_path)
+    nodes = [layer.node for layer in result.layers]
+    prefixes = {len(step.kept): step for step in result.steps if step.kept == set(nodes[: len(step.kept)])}
+    found = min(length for length, step in prefixes.items() if step.meets(budget_db))
+    assert found >= len(result.wide) > 0
+    assert found - 1 in prefixes
+    assert not any(step.meets(budget_db) for length, step in prefixes.items() if length < found)
+    assert len(prefixes) <= most
+
+
+@pytest.mark.slow
+def test_a_layer_that_the_shortest_list_does_not_need_is_given_back(alike: Conversion, tmp_path: Path) -> None:
+    """Layers that hurt much alone may hurt little where all others are reduced too."""
+    result = fewest_wide(alike, worse(), 30, tmp_path)
+    nodes = [layer.node for layer in result.layers]
+    length = max(nodes.index(node) for node in result.wide) + 1
+    assert len(result.wide) < length
+    assert result.psnr_db >= 30
+    shorter = next(step for step in result.steps if step.kept == set(nodes[: length - 1]))
+    assert not shorter.meets(30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("refuses", "outcome"), [(bool, "dB is the best"), (lambda _kept: True, "refused")], ids=["all others", "all"]
+)
+def test_no_list_is_found_where_all_are_refused(
+    alike: Conversion, refuses: Refuses, outcome: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckFailed, match=outcome):
+        fewest_wide(alike, worse(refuses), 40, tmp_path)
+
+
+@pytest.mark.slow
+def test_all_layers_are_kept_where_all_are_needed(alike: Conversion, tmp_path: Path) -> None:
+    result = fewest_wide(alike, worse(lambda kept: 0 < len(kept) < 12), 60, tmp_path)
+    assert len(result.wide) == 12
+    assert len(result.steps) <= 5
 
 
 @pytest.mark.slow

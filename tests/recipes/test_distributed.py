@@ -164,11 +164,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory, clip_file: Path, teacher_fol
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", [3, 5], ids=["in the first phase", "in the adversarial phase"])
 def test_two_processes_resume_to_the_same_bits(
-    whole: Path, clip_file: Path, teacher_folder: Path, tmp_path: Path
+    step: int, whole: Path, clip_file: Path, teacher_folder: Path, tmp_path: Path
 ) -> None:
     path, killed = adversarial_on_two(clip_file, teacher_folder, tmp_path / "recipe.yaml"), tmp_path / "killed"
-    assert distil(tmp_path, path, killed, patch=STOP.format(step=5, signal="SIGKILL"))[0] == -signal.SIGKILL
+    assert distil(tmp_path, path, killed, patch=STOP.format(step=step, signal="SIGKILL"))[0] == -signal.SIGKILL
     assert not (killed / "student.safetensors").exists()
     assert distil(tmp_path, path, killed, "--resume")[0] == 0
     assert (killed / "student.safetensors").read_bytes() == (whole / "student.safetensors").read_bytes()
@@ -281,18 +282,24 @@ def test_two_nodes_by_torchrun_give_the_bits_of_two_processes_on_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("both", "second", "reason"),
     [
-        (["--output", "elsewhere"], "last.pt: not seen by all nodes; name an --output on a file system they share"),
-        (["--set", "trainer.seed=9"], "the processes were given different recipes"),
+        ([], [], "a run is there already"),
+        (
+            ["--resume"],
+            ["--output", "elsewhere"],
+            "last.pt: not seen by all nodes; name an --output on a file system they share",
+        ),
+        (["--resume"], ["--set", "trainer.seed=9"], "the processes were given different recipes"),
     ],
+    ids=["a run is there", "no shared folder", "other recipes"],
 )
-def test_nodes_that_are_not_set_up_alike_are_refused(
-    write_recipe: RecipeWriter, finished_run: Path, tmp_path: Path, options: list[str], reason: str
+def test_nodes_that_cannot_begin_are_refused_in_one_line(
+    write_recipe: RecipeWriter, finished_run: Path, tmp_path: Path, both: list[str], second: list[str], reason: str
 ) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
-    given = [str(tmp_path / option) if option == "elsewhere" else option for option in options]
-    nodes = on_nodes(tmp_path, "distill", write_recipe(), "--output", run, "--resume", second=tuple(given))
+    given = [str(tmp_path / option) if option == "elsewhere" else option for option in second]
+    nodes = on_nodes(tmp_path, "distill", write_recipe(), "--output", run, *both, second=tuple(given))
     assert all(code != 0 for code, _, _ in nodes)
     errors = "".join(errors for _, _, errors in nodes)
     assert errors.count("handheld:") == errors.count(reason) == 1, errors
