@@ -34,7 +34,7 @@ GUESSES = 4
 #: Conversions that go into giving single layers back once enough are kept.
 GIVE_BACK = 8
 #: By how many dB an estimate of a layer given back may miss the budget and still be tried.
-DOUBT_DB = 0.5
+DOUBT_DB = 3.0
 #: Real inputs that the estimate is made on; the measurement takes all.
 ESTIMATED_ON = 2
 
@@ -131,7 +131,7 @@ def fewest_wide(conversion: Conversion, target: Target, budget_db: float, folder
             progress.update(min(len(trials.steps), most), f"{len(kept)} kept: {said}")
             return step
 
-        search = _Search(nodes, measured, trials.steps, estimates, budget_db)
+        search = _Search(nodes, measured, estimates, budget_db)
         prefix = search.shortest()
         if prefix is None:
             raise trials.missed()
@@ -144,11 +144,10 @@ def fewest_wide(conversion: Conversion, target: Target, budget_db: float, folder
 
 @dataclass(frozen=True)
 class _Search:
-    """For few of `nodes`, the most sensitive first, that meet the budget; `steps` are all that was `measured`."""
+    """For few of `nodes`, the most sensitive first, with which an artifact that keeps them is `measured` to be enough."""
 
     nodes: list[str]
     measured: Callable[[Sequence[str]], Step]
-    steps: list[Step]
     estimates: _Estimates
     budget_db: float
 
@@ -158,33 +157,48 @@ class _Search:
         Up to `GUESSES` lengths are those that estimates say to be right; after them, and after a refusal, which
         teaches nothing, the place between the longest known to miss and the shortest known to meet is halved.
         """
-        step = self.measured([])
+        step = below = self.measured([])
         if step.meets(self.budget_db):
             return []
-        low, high, guesses = 0, len(self.nodes) + 1, GUESSES
+        low, high, guesses, other = 0, len(self.nodes) + 1, GUESSES, None
         while high - low > 1:
             count = (low + high) // 2
-            if guesses and step.is_measured:
-                count, guesses = min(max(self._likely(), low + 1), high - 1), guesses - 1
+            if guesses and step.is_measured and below.is_measured:
+                needed = self._needed(below, other)
+                count, guesses = min(max(self._place(needed), low + 1), high - 1), guesses - 1
             step = self.measured(self.nodes[:count])
-            low, high = (low, count) if step.meets(self.budget_db) else (count, high)
+            if step.meets(self.budget_db):
+                high, other = count, step
+            else:
+                low, below, other = count, step, below if high > len(self.nodes) else other
         return self.nodes[:high] if high <= len(self.nodes) else None
 
-    def _likely(self) -> int:
-        """How many of the first nodes must be kept by estimates: at least one."""
-        lengths, needed = range(1, len(self.nodes)), self.estimates.needed(self.steps, self.budget_db)
-        return 1 + bisect.bisect_left(lengths, needed, key=lambda count: self.estimates.psnr(self.nodes[:count]))
+    def _place(self, needed_db: float) -> int:
+        """How many of the first nodes must be kept for so many dB by estimates: at least one."""
+        lengths = range(1, len(self.nodes))
+        return 1 + bisect.bisect_left(lengths, needed_db, key=lambda count: self.estimates.psnr(self.nodes[:count]))
+
+    def _needed(self, step: Step, other: Step | None = None) -> float:
+        """The estimate that stands for the budget, if artifacts follow estimates along the line through what two of
+        them have measured, in dB, or keep the distance that one of them has."""
+        estimate, slope = self.estimates.psnr(step.kept), 1.0
+        assert step.psnr_db is not None
+        if other is not None and other.psnr_db is not None:
+            run, rise = self.estimates.psnr(other.kept) - estimate, other.psnr_db - step.psnr_db
+            slope = rise / run if math.isfinite(run) and math.isfinite(rise) and run * rise > 0 else slope
+        return estimate + (self.budget_db - step.psnr_db) / slope
 
     def without_spare(self, prefix: list[str]) -> list[str]:
         """The prefix without the nodes that turn out not to be needed; without its last, it is known to miss."""
-        kept, tries = prefix, GIVE_BACK
+        kept, step, tries = prefix, self.measured(prefix), GIVE_BACK
         alone = {node: self.estimates.psnr(set(prefix) - {node}) for node in prefix[:-1]}
         for node in sorted(alone, key=alone.__getitem__, reverse=True):
             fewer = [other for other in kept if other != node]
-            needed = self.estimates.needed(self.steps, self.budget_db) - DOUBT_DB
-            if tries == 0 or self.estimates.psnr(fewer) < needed:
+            if tries == 0 or self.estimates.psnr(fewer) < self._needed(step) - DOUBT_DB:
                 break
-            kept, tries = fewer if self.measured(fewer).meets(self.budget_db) else kept, tries - 1
+            tried, tries = self.measured(fewer), tries - 1
+            if tried.meets(self.budget_db):
+                kept, step = fewer, tried
         return kept
 
 
@@ -213,28 +227,6 @@ class _Estimates:
             outputs = (self.walk.outputs(arrays, self.reduction, key) for arrays in self.inputs)
             self._known[key] = min(map(_psnr, outputs, self._expected))
         return self._known[key]
-
-    def needed(self, steps: Sequence[Step], budget_db: float) -> float:
-        """The estimate that stands for the budget: inf where no layer kept would do.
-
-        The noise of artifacts is taken for a share of the estimated one, and for a part that no layer takes away: the
-        line through the first measurement and the last, or through one and the origin.
-        """
-        points = [(_noise(self.psnr(step.kept)), _noise(step.psnr_db)) for step in steps if step.psnr_db is not None]
-        points = [point for point in points if all(map(math.isfinite, point))]
-        if not points:
-            return budget_db
-        (x, y), (first_x, first_y) = points[-1], points[0] if len(points) > 1 else (0.0, 0.0)
-        slope = (y - first_y) / (x - first_x) if x != first_x else 0.0
-        if slope <= 0:
-            return budget_db
-        left = x + (_noise(budget_db) - y) / slope
-        return -10 * math.log10(left) if left > 0 else math.inf
-
-
-def _noise(psnr_db: float) -> float:
-    """Mean square error as a share of the squared peak."""
-    return float(10 ** (-psnr_db / 10))
 
 
 class _Trials:

