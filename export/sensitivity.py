@@ -144,7 +144,7 @@ def fewest_wide(conversion: Conversion, target: Target, budget_db: float, folder
 
 @dataclass(frozen=True)
 class _Search:
-    """For few of `nodes`, the most sensitive first, with which an artifact that keeps them is `measured` to be enough."""
+    """For few of `nodes`, the most sensitive first, that suffice when an artifact which keeps them is `measured`."""
 
     nodes: list[str]
     measured: Callable[[Sequence[str]], Step]
