@@ -103,7 +103,7 @@ def test_a_small_student_gives_pytorchs_flow_in_onnx(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_all_targets_give_pytorchs_flow_at_an_odd_size(tmp_path: Path) -> None:
-    manifest = export.export(source(**TINY), TARGETS, tmp_path / "bundle")
+    manifest = export.export(source(), TARGETS, tmp_path / "bundle")
     for artifact in manifest.artifacts:
         assert [(i.name, i.shape) for i in artifact.inputs] == [("image1", (1, 3, *ODD)), ("image2", (1, 3, *ODD))]
         assert [(o.name, o.shape) for o in artifact.outputs] == [("flow", (1, 2, *ODD))]
@@ -111,7 +111,7 @@ def test_all_targets_give_pytorchs_flow_at_an_odd_size(tmp_path: Path) -> None:
         assert artifact.graph.max_rank <= 4
         assert not any(name.startswith("cpu:") and "convolution" in name for name in artifact.graph.operators)
     with np.load(tmp_path / "bundle" / "sample.npz") as sample:
-        assert np.abs(sample["flow"]).mean() > 1
+        assert np.abs(sample["flow"]).mean() > 2
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "An optical-flow network" in card
     for text in ("let image2 = try MLMultiArray", "val image2 = FloatArray", '"image2" to OnnxTensor'):

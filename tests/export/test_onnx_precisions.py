@@ -12,7 +12,7 @@ import export
 from devices import host
 from export.pipeline import Mode
 from export.sources import Source, flow_source, from_module, moving_texture
-from tests.export.test_flow import TINY, random_student
+from tests.export.test_flow import random_student
 from toolkit import students
 
 PRECISIONS = ["onnx-fp16", "onnx-int8", "ort-fp32"]
@@ -45,7 +45,7 @@ def test_a_student_in_every_precision(mode: Mode, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_flow_student_in_every_precision(tmp_path: Path) -> None:
-    source = flow_source("flow", random_student(**TINY), moving_texture((64, 96)))
+    source = flow_source("flow", random_student(), moving_texture((64, 96)))
     manifest = export.export(source, PRECISIONS, tmp_path / "bundle")
     assert all(artifact.parity.passed for artifact in manifest.artifacts)
 

@@ -27,8 +27,8 @@ WEIGHTS = "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
 #: The part of bundles that are verified with `--deep`, which runs a stranger's program on more inputs.
 DEEPLY = 0.25
 #: How many seeds of each kind. ExecuTorch's and the profiler's run in processes of their own, which takes seconds.
-COUNTS = {"manifest": 192, "artifact": 60, "archive": 70, "folder": 40, "recipe": 100, "records": 30}
-COUNTS |= {"crash": 6, "profile": 2}
+COUNTS = {"manifest": 190, "artifact": 60, "archive": 70, "folder": 40, "recipe": 100, "records": 30}
+COUNTS |= {"crash": 6, "profile": 4}
 CASES = [(kind, seed) for kind, count in COUNTS.items() for seed in range(count)]
 
 
